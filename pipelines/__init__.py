@@ -1,0 +1,1 @@
+"""The orchestrator: a job from raw records to a served, verified model."""

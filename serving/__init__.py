@@ -1,0 +1,1 @@
+"""From a checkpoint to a SavedModel, and from a SavedModel to answers."""
