@@ -4,9 +4,10 @@ import tensorflow as tf
 
 
 def dropout(x, rate, seed):
-    """Returns `x` with a share `rate` of its elements zeroed and the others scaled by `1 / (1 - rate)`.
+    """Returns `x` with a share `rate` of its elements zeroed, the others over `1 - rate`.
 
-    The same seed gives the same elements, eagerly, in a graph and under XLA.
+    The same seed drops the same elements eagerly, in a graph and under XLA. So whole random
+    integers are compared: TensorFlow and XLA agree on those, but not on uniform floats.
 
     Args:
         x: Float tensor of any shape.
@@ -17,12 +18,15 @@ def dropout(x, rate, seed):
         raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={rate}")
     if seed is None or rate == 0:
         return x
-    uniform = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox")
-    return tf.where(uniform >= rate, x / (1 - rate), tf.zeros_like(x))
+    integers = tf.random.stateless_uniform(
+        tf.shape(x), seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
+    )
+    kept = integers >= int(rate * 2**32) - 2**31
+    return tf.where(kept, x / (1 - rate), tf.zeros_like(x))
 
 
 def fold_in(seed, number):
-    """Returns the seed that part `number` of a model derives from `seed`, or None from None."""
+    """Returns the seed for part `number` of a model, derived from the whole's; None from None."""
     if seed is None:
         return None
     return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
