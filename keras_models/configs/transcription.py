@@ -1,0 +1,49 @@
+"""The contract of a transcription task: which text goes in, which text comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
+
+from keras_models.configs import STRICT
+
+if TYPE_CHECKING:
+    from keras_models.tasks.transcriber import Transcriber
+
+
+@dataclass(frozen=True, config=STRICT)
+class Text:
+    """A field of text and how it is cut into symbols."""
+
+    field: str = "text"
+    """Name in records, features and served signatures."""
+    unit: Literal["character", "token"] = "character"
+    """A symbol is a character, or a token between white space."""
+    lowercase: bool = False
+    """Fold to lower case first."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Transcription:
+    """Text to text whose symbols follow the input's order, as spelling to sounds."""
+
+    input: Text = Text()
+    output: Text = Text()
+    max_length: PositiveInt = 256
+    """Longest input, in symbols, that the served model answers."""
+    max_symbols_per_frame: PositiveInt = 8
+    """Most output symbols that the search emits for one input symbol."""
+
+    @property
+    def texts(self) -> tuple[Text, Text]:
+        """The fields that a record holds."""
+        return self.input, self.output
+
+    def build(self, model, vocabularies: dict[str, Path]) -> Transcriber:
+        """Returns the task for a model's Config and a vocabulary file for each field."""
+        from keras_models.tasks.transcriber import Transcriber
+
+        return Transcriber(self, model, vocabularies)

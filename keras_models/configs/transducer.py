@@ -1,0 +1,37 @@
+"""The sizes of an RNN transducer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from keras_models.configs import STRICT
+
+if TYPE_CHECKING:
+    from keras_models.transducer import Transducer
+
+
+@dataclass(frozen=True, config=STRICT)
+class TransducerConfig:
+    """An RNN transducer (Graves 2012) of LSTMs over symbols."""
+
+    embedding_units: PositiveInt = 128
+    """Width of the vectors that stand for input symbols."""
+    encoder_units: PositiveInt = 192
+    """Width of each direction of the bidirectional LSTM encoder."""
+    encoder_layers: PositiveInt = 2
+    """Number of layers of the encoder."""
+    predictor_units: PositiveInt = 192
+    """Width of the LSTM prediction network and of its symbol vectors."""
+    joint_units: PositiveInt = 192
+    """Width of the joint network's hidden layer."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of activations dropped in training."""
+
+    def build(self, input_size: int, output_size: int) -> Transducer:
+        """Returns the model, for `input_size` and `output_size` symbols, padding and blank counted."""
+        from keras_models.transducer import Transducer
+
+        return Transducer(self, input_size, output_size)

@@ -1,0 +1,106 @@
+"""Text to symbol numbers and back: the same code in tf.data and in the served graph."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_models import PADDING
+from keras_models.configs.transcription import Text
+
+# Holds number 0 in a vocabulary file, so that a symbol's number is its line's.
+_PADDING_LINE = "<pad>"
+
+
+def split(text: tf.Tensor, config: Text) -> tf.RaggedTensor:
+    """Returns the symbols of each text.
+
+    Args:
+        text: `[B]` string, UTF-8.
+        config: How to cut; letter case is folded here.
+
+    Returns:
+        `[B, (symbols)]` string.
+    """
+    if config.lowercase:
+        text = tf.strings.lower(text, encoding="utf-8")
+    if config.unit == "character":
+        return tf.strings.unicode_split(text, "UTF-8", errors="ignore")
+    return tf.strings.split(text)
+
+
+def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, path: Path) -> int:
+    """Writes every symbol of the texts, most frequent first, and returns the vocabulary's size.
+
+    The size counts number 0, which pads a sequence and is the blank of a transducer.
+    """
+    counts: dict[bytes, int] = {}
+    for batch in batches:
+        symbols, times = np.unique(split(batch, config).flat_values.numpy(), return_counts=True)
+        for symbol, count in zip(symbols, times, strict=True):
+            counts[symbol] = counts.get(symbol, 0) + int(count)
+    symbols = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
+    lines = [_PADDING_LINE, *(symbol.decode("utf-8") for symbol in symbols)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    return len(lines)
+
+
+class TextFrontend(tf.Module):
+    """Turns text into symbol numbers by a vocabulary, and numbers into text.
+
+    A symbol that the vocabulary lacks is left out, as if the text did not contain it. Text may
+    come in any Unicode normal form: characters that the vocabulary holds composed (NFC) are
+    composed here too.
+
+    Args:
+        config: How to cut the text.
+        vocabulary: File with one symbol a line, line 0 being padding. It becomes an asset of an
+            exported model.
+    """
+
+    def __init__(self, config: Text, vocabulary: Path):
+        super().__init__()
+        self._config = config
+        self.symbols = tuple(vocabulary.read_text(encoding="utf-8").split("\n")[:-1])
+        self._compositions = _compositions(self.symbols)
+        whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        path = str(vocabulary)
+        self._numbers = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(path, tf.string, whole, tf.int64, number), PADDING
+        )
+        self._texts = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(path, tf.int64, number, tf.string, whole), ""
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of symbols, number 0 counted."""
+        return len(self.symbols)
+
+    def encode(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Returns the symbol numbers of each text, `[B, (symbols)]` int32, for `[B]` string."""
+        for decomposed, composed in self._compositions:
+            text = tf.strings.regex_replace(text, decomposed, composed)
+        numbers = tf.ragged.map_flat_values(self._numbers.lookup, split(text, self._config))
+        known = tf.ragged.boolean_mask(numbers, numbers != PADDING)
+        return tf.cast(known, tf.int32)
+
+    def decode(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Returns `[B]` string for symbol numbers `[B, U]` int32 that 0 pads."""
+        symbols = self._texts.lookup(tf.cast(numbers, tf.int64))
+        symbols = tf.where(numbers == PADDING, "", symbols)
+        separator = " " if self._config.unit == "token" else ""
+        present = tf.ragged.boolean_mask(symbols, numbers != PADDING)
+        return tf.strings.reduce_join(present, axis=-1, separator=separator)
+
+
+def _compositions(symbols: Iterable[str]) -> list[tuple[str, str]]:
+    """Returns (decomposed, composed) for the characters of `symbols` that have two forms."""
+    composed = sorted({character for symbol in symbols[1:] for character in symbol})
+    forms = ((unicodedata.normalize("NFD", character), character) for character in composed)
+    return [(decomposed, character) for decomposed, character in forms if decomposed != character]

@@ -1,0 +1,64 @@
+"""Task: what joins frontend, model, loss, decoder and served signatures."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+Tensors = Mapping[str, tf.Tensor]
+
+
+class Task(tf.Module, abc.ABC):
+    """One kind of job, from raw records to answers.
+
+    The engine trains by `features`, `feasible` and `losses`; evaluation and the served model
+    answer by one function, `answer`. A subclass holds a frontend and a model.
+    """
+
+    @abc.abstractmethod
+    def features(self, records: Tensors) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        """Returns the model's inputs for raw records, each `[B]`; sequences are ragged."""
+
+    @abc.abstractmethod
+    def feasible(self, features: Tensors) -> tf.Tensor:
+        """Returns `[B]` bool: whether an example can be learnt from at all."""
+
+    @abc.abstractmethod
+    def losses(self, batch: Tensors, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns the loss of each example, `[B]` float32, of padded features.
+
+        Args:
+            batch: Features after `frontends.padding.pad`.
+            dropout_seed: `[2]` int32, a seed for this step; None leaves dropout out.
+        """
+
+    @abc.abstractmethod
+    def answer(self, inputs: Tensors) -> dict[str, tf.Tensor]:
+        """Returns the final answers, `[B]` each, to raw inputs `[B]`: the served signature."""
+
+    @property
+    @abc.abstractmethod
+    def input_signature(self) -> dict[str, tf.TensorSpec]:
+        """What `answer` takes."""
+
+    @property
+    @abc.abstractmethod
+    def output_name(self) -> str:
+        """The name, in `answer` and in records, of what is predicted."""
+
+    @abc.abstractmethod
+    def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> Any:
+        """Returns the error rates of answers against each example's accepted references."""
+
+    def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+        """Returns the functions of the exported model by signature name."""
+        names = list(self.input_signature)
+
+        @tf.function(input_signature=[self.input_signature[name] for name in names])
+        def serving_default(*inputs):
+            return self.answer(dict(zip(names, inputs, strict=True)))
+
+        return {"serving_default": serving_default}

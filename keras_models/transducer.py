@@ -1,0 +1,93 @@
+"""The RNN transducer of Graves 2012 (arXiv 1211.3711): encoder, prediction network, joint."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_models import BLANK
+from keras_models.configs.transducer import TransducerConfig
+from keras_models.layers.dropout import dropout, fold_seed
+from keras_models.layers.joint import Joint
+from keras_models.layers.recurrent import LSTM, LSTMState, StackedLSTM
+
+
+class PredictorState(NamedTuple):
+    """What the prediction network carries from symbol to symbol."""
+
+    lstm: LSTMState
+    projection: tf.Tensor  # [B, joint units], the prediction as the joint takes it
+
+
+class Transducer(keras.layers.Layer):
+    """Bidirectional LSTM encoder, LSTM prediction network and joint over symbols.
+
+    Args:
+        config: Sizes.
+        input_size: Number of input symbols, padding counted.
+        output_size: Number of output symbols, blank counted.
+    """
+
+    def __init__(self, config: TransducerConfig, input_size: int, output_size: int):
+        super().__init__()
+        self._dropout = config.dropout
+        self._input_embedding = keras.layers.Embedding(input_size, config.embedding_units)
+        self._encoder = StackedLSTM(
+            config.encoder_units, config.encoder_layers, bidirectional=True, dropout=config.dropout
+        )
+        self._output_embedding = keras.layers.Embedding(output_size, config.predictor_units)
+        self._predictor = LSTM(config.predictor_units)
+        self._joint = Joint(
+            config.joint_units, output_size, 2 * config.encoder_units, config.predictor_units
+        )
+        self._input_embedding.build()
+        self._encoder.build((None, None, config.embedding_units))
+        self._output_embedding.build()
+        self._predictor.build((None, None, config.predictor_units))
+        self.built = True
+
+    def call(self, inputs, input_lengths, labels, label_lengths, dropout_seed=None) -> tf.Tensor:
+        """Returns the joint's scores `[B, T, U + 1, V]` for every frame and label prefix.
+
+        Args:
+            inputs: `[B, T]` int32, input symbols.
+            input_lengths: `[B]` int32.
+            labels: `[B, U]` int32, output symbols.
+            label_lengths: `[B]` int32.
+            dropout_seed: `[2]` int32, a seed for this step; None leaves dropout out.
+        """
+        encoding = self.encode(inputs, input_lengths, dropout_seed)
+        prefixes = tf.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK)  # [B, U + 1]
+        embedded = self._drop(self._output_embedding(prefixes), dropout_seed, 1)
+        prediction, _ = self._predictor(embedded, label_lengths + 1)
+        prediction = self._joint.project_prediction(self._drop(prediction, dropout_seed, 2))
+        return self._joint(encoding[:, :, tf.newaxis], prediction[:, tf.newaxis])
+
+    def encode(self, inputs, input_lengths, dropout_seed=None) -> tf.Tensor:
+        """Returns the encoder's output as the joint takes it, `[B, T, joint units]`."""
+        embedded = self._drop(self._input_embedding(inputs), dropout_seed, 3)
+        seed = None if dropout_seed is None else fold_seed(dropout_seed, 4)
+        encoding, _ = self._encoder(embedded, input_lengths, dropout_seed=seed)
+        return self._joint.project_encoding(self._drop(encoding, dropout_seed, 5))
+
+    def start(self, batch_size: tf.Tensor) -> PredictorState:
+        """Returns the prediction network's state before any label."""
+        empty = PredictorState(self._predictor.zero_state(batch_size), None)
+        return self.advance(tf.fill([batch_size], BLANK), empty)
+
+    def advance(self, labels: tf.Tensor, state: PredictorState) -> PredictorState:
+        """Returns the prediction network's state after one more label each, `[B]` int32."""
+        prediction, lstm = self._predictor.step(self._output_embedding(labels), state.lstm)
+        return PredictorState(lstm, self._joint.project_prediction(prediction))
+
+    def score(self, encoding: tf.Tensor, frames: tf.Tensor, state: PredictorState) -> tf.Tensor:
+        """Returns scores `[B, V]` at one frame each, `[B]` int32, of `encode`'s output."""
+        frame = tf.gather(encoding, frames, axis=1, batch_dims=1)
+        return self._joint(frame, state.projection)
+
+    def _drop(self, values: tf.Tensor, seed: tf.Tensor | None, place: int) -> tf.Tensor:
+        if seed is None:
+            return values
+        return dropout(values, self._dropout, fold_seed(seed, place))

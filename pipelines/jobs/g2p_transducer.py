@@ -1,0 +1,36 @@
+"""Spelling to sounds (grapheme to phoneme) in English by an RNN transducer.
+
+Command: transduce run g2p_transducer
+Data: CMU Pronouncing Dictionary, 126,000 words, stress stripped
+Time: ?
+Result: ?
+"""
+
+from dataclasses import replace
+
+from keras_models.configs.transcription import Text, Transcription
+from keras_models.configs.transducer import TransducerConfig
+from pipelines.job import Data, Job, Train
+
+
+def job() -> Job:
+    """Returns the full setting."""
+    return Job(
+        data=Data(name="cmudict", config="plain"),
+        task=Transcription(
+            input=Text(field="text", unit="character", lowercase=True),
+            output=Text(field="pronunciation", unit="token"),
+        ),
+        model=TransducerConfig(),
+        train=Train(steps=20_000),
+    )
+
+
+def quick() -> Job:
+    """Returns a smaller setting: minutes instead of hours, and twice the errors."""
+    full = job()
+    return replace(
+        full,
+        model=TransducerConfig(encoder_units=128, predictor_units=128, joint_units=128),
+        train=replace(full.train, steps=1500, evaluate_every=500),
+    )
