@@ -1,0 +1,65 @@
+"""A server of SavedModels that speaks TF Serving's protocol, gRPC and REST.
+
+    flags → config → source → manager → core → grpc_front, rest_front
+                              loader ↗ servable
+
+`python -m serving.model_server --model_root=models --rest_api_port=8501` serves every model
+under `models`, which holds NAME/VERSION/saved_model.pb. It serves any SavedModel.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from serving.model_server import flags, quiet
+from serving.model_server.errors import ServingError
+
+__all__ = ["main"]
+
+_BAD_USAGE = 255
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the server with TF Serving's flags, until SIGTERM or SIGINT.
+
+    Args:
+        argv: The arguments without the program's name; those of this process by default.
+
+    Returns:
+        The exit code: 0 after a graceful stop, 255 where the server could not start.
+    """
+    try:
+        command = flags.parse(sys.argv[1:] if argv is None else argv)
+    except ServingError as error:
+        print(f"{error.message}\n{flags.usage(flags.program_name())}", flush=True)
+        return _BAD_USAGE
+    if command.options.version:
+        print(_versions())
+        return 0
+    _tell_oddities(command)
+    return _serve(command.options)
+
+
+def _serve(options: flags.Options) -> int:
+    try:
+        flags.check(options)
+    except ServingError as error:
+        print(f"Failed to start server. Error: {error}", flush=True)
+        return _BAD_USAGE
+    quiet.import_tensorflow()
+    from serving.model_server import server
+
+    server.log_to_stderr()
+    return server.run(options)
+
+
+def _tell_oddities(command: flags.CommandLine) -> None:
+    for argument in command.unknown:
+        print(f"unknown argument: {argument}\n{flags.usage(flags.program_name())}", flush=True)
+    for name in command.ignored:
+        print(f"--{name} has no effect in this server yet.", file=sys.stderr, flush=True)
+
+
+def _versions() -> str:
+    server, library = (metadata.version(name) for name in ("transduce", "tensorflow"))
+    return f"TensorFlow ModelServer: transduce {server}\nTensorFlow Library: {library}"

@@ -1,0 +1,132 @@
+"""The server without its sockets: what the front ends call.
+
+One method a question of the protocol. gRPC and REST differ in how they write a question and an
+answer, and in nothing else; neither touches TensorFlow.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.get_model_metadata_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    SignatureDefMap,
+)
+from tensorflow_serving.apis.get_model_status_pb2 import (
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+)
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+
+from serving.model_server import predict
+from serving.model_server.errors import Code, ServingError, invalid, not_found
+from serving.model_server.manager import Manager
+from serving.model_server.servable import Servable
+
+
+class Prediction(NamedTuple):
+    """The answer of a model: who answered, and its outputs by name."""
+
+    model_spec: ModelSpec
+    outputs: dict[str, np.ndarray]
+
+
+class ServerCore:
+    """Answers requests with the versions that a manager holds.
+
+    Args:
+        manager: Lends the servables.
+        check_method_names: Refuse signatures of a method that TF Serving does not know.
+    """
+
+    def __init__(self, manager: Manager, check_method_names: bool = False):
+        self._manager = manager
+        self._check_method_names = check_method_names
+
+    def predict(
+        self,
+        model_spec: ModelSpec,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Sequence[str] = (),
+        timeout_ms: int = 0,
+    ) -> Prediction:
+        """Returns the outputs of the model for `inputs`.
+
+        Args:
+            model_spec: Which model, version and signature.
+            inputs: Arrays by input name.
+            output_filter: The outputs wanted; none for all.
+            timeout_ms: Longest time to take; 0 for any.
+        """
+        name = model_spec.signature_name or predict.DEFAULT_SIGNATURE
+        with self._use(model_spec) as (version, servable):
+            signature = _signature(servable, name)
+            if self._check_method_names:
+                predict.check_method(signature)
+            feeds = predict.feeds(signature, inputs)
+            fetches = predict.fetches(signature, output_filter)
+            values = servable.run(feeds, list(fetches.values()), timeout_ms)
+        spec = ModelSpec(name=model_spec.name, signature_name=name)
+        spec.version.value = version
+        return Prediction(spec, dict(zip(fetches, values, strict=True)))
+
+    def signature(self, model_spec: ModelSpec) -> SignatureDef:
+        """Returns the signature that `model_spec` names, for those who must know it to parse."""
+        name = model_spec.signature_name or predict.DEFAULT_SIGNATURE
+        with self._use(model_spec) as (_, servable):
+            if name not in servable.signatures:
+                raise invalid(f'Serving signature name: "{name}" not found in signature def')
+            return servable.signatures[name]
+
+    def metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
+        """Returns the signatures of a model."""
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid(f"Metadata field {field} is not supported")
+        response = GetModelMetadataResponse()
+        with self._use(request.model_spec) as (version, servable):
+            response.model_spec.name = request.model_spec.name
+            response.model_spec.version.value = version
+            signatures = SignatureDefMap(signature_def=servable.signatures)
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    def status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
+        """Returns the state of every version of a model, or of the one asked for."""
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        spec = request.model_spec
+        only = spec.version.value if spec.HasField("version") else None
+        response = GetModelStatusResponse()
+        for version, state, error in self._manager.status(spec.name):
+            if only is None or version == only:
+                entry = response.model_version_status.add(version=version, state=int(state))
+                entry.status.error_code = error.code if error else Code.OK
+                entry.status.error_message = error.message if error else ""
+        if not response.model_version_status:
+            which = "any versions" if only is None else f"version {only}"
+            raise not_found(f"Could not find {which} of model {spec.name}")
+        return response
+
+    @contextmanager
+    def _use(self, spec: ModelSpec) -> Iterator[tuple[int, Servable]]:
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        if spec.HasField("version_label"):
+            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+        version = spec.version.value if spec.HasField("version") else None
+        with self._manager.use(spec.name, version) as lent:
+            yield lent
+
+
+def _signature(servable: Servable, name: str) -> SignatureDef:
+    if name not in servable.signatures:
+        raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+    return servable.signatures[name]

@@ -1,0 +1,191 @@
+"""The command line: TF Serving's flags, their defaults, and how they are read.
+
+The fields of `Options` are the flags. This file imports nothing heavy, so that a mistake in a
+flag is told at once.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+
+from serving.model_server.errors import ServingError, invalid
+
+_THREADS = 4 * (os.cpu_count() or 1)
+
+
+def _flag(default, text: str):
+    return dataclasses.field(default=default, metadata={"text": text, "honoured": True})
+
+
+def _later(default, text: str):
+    return dataclasses.field(default=default, metadata={"text": text, "honoured": False})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the server was asked to do; one field a flag."""
+
+    port: int = _flag(8500, "gRPC port; 0 turns it off.")
+    grpc_socket_path: str = _flag("", "UNIX socket to serve gRPC on as well.")
+    rest_api_port: int = _flag(0, "HTTP/REST port; 0 turns it off.")
+    rest_api_num_threads: int = _later(_THREADS, "Threads for REST.")
+    rest_api_timeout_in_ms: int = _flag(30000, "Longest time for one REST call.")
+    rest_api_enable_cors_support: bool = _flag(False, "Answer other origins' browsers.")
+    enable_batching: bool = _later(False, "Batch requests together.")
+    allow_version_labels_for_unavailable_models: bool = _later(False, "Labels before loading.")
+    batching_parameters_file: str = _later("", "BatchingParameters in text form.")
+    enable_per_model_batching_parameters: bool = _later(False, "Read them from each version.")
+    model_config_file: str = _later("", "ModelServerConfig in text form.")
+    model_config_file_poll_wait_seconds: int = _later(0, "Re-read it this often.")
+    model_name: str = _flag("default", "Name of the model at --model_base_path.")
+    model_base_path: str = _flag("", "Folder of one model: DIR/VERSION/saved_model.pb.")
+    model_root: str = _flag(
+        "", "Folder of models: DIR/NAME/VERSION/saved_model.pb. Not in TF Serving."
+    )
+    num_load_threads: int = _flag(0, "Versions that load at the same time; 0 for four a core.")
+    num_unload_threads: int = _later(0, "Versions that unload at the same time.")
+    max_num_load_retries: int = _flag(5, "Further attempts after a failed load.")
+    load_retry_interval_micros: int = _flag(60_000_000, "Time between those attempts.")
+    file_system_poll_wait_seconds: int = _flag(1, "Look for versions this often; 0 for once.")
+    flush_filesystem_caches: bool = _later(True, "Drop the file cache after loading.")
+    tensorflow_session_parallelism: int = _flag(0, "Threads in and between operations.")
+    tensorflow_session_config_file: str = _later("", "ConfigProto in text form.")
+    tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one operation.")
+    tensorflow_inter_op_parallelism: int = _flag(0, "Operations at the same time.")
+    use_alts_credentials: bool = _later(False, "Google ALTS.")
+    ssl_config_file: str = _later("", "SSLConfig in text form.")
+    platform_config_file: str = _later("", "PlatformConfigMap in text form.")
+    per_process_gpu_memory_fraction: float = _flag(0.0, "Part of the GPU's memory to take.")
+    saved_model_tags: str = _flag("serve", "Tags of the graph to load, with commas between.")
+    grpc_channel_arguments: str = _flag("", "key=value,key=value for the gRPC server.")
+    grpc_max_threads: int = _flag(_THREADS, "Threads that answer gRPC.")
+    enable_model_warmup: bool = _later(True, "Run a version's warm-up requests.")
+    num_request_iterations_for_warmup: int = _later(0, "How often to run them.")
+    version: bool = _flag(False, "Print the version and leave.")
+    monitoring_config_file: str = _later("", "MonitoringConfig in text form.")
+    remove_unused_fields_from_bundle_metagraph: bool = _later(True, "Save memory.")
+    prefer_tflite_model: bool = _later(False, "Serve model.tflite.")
+    num_tflite_pools: int = _later(1, "TFLite pools.")
+    num_tflite_interpreters_per_pool: int = _later(1, "TFLite interpreters.")
+    enable_signature_method_name_check: bool = _flag(False, "Check a signature's method name.")
+    xla_cpu_compilation_enabled: bool = _later(False, "Compile for CPU.")
+    xla_gpu_compilation_enabled: bool = _later(False, "Compile for GPU.")
+    enable_profiler: bool = _later(True, "Serve TensorFlow's profiler.")
+    thread_pool_factory_config_file: str = _later("", "ThreadPoolFactoryConfig in text form.")
+    mixed_precision: str = _later("", "bfloat16, or nothing.")
+    skip_initialize_tpu: bool = _later(False, "Leave TPUs alone.")
+    enable_grpc_healthcheck_service: bool = _flag(False, "Serve grpc.health.v1.Health.")
+    enable_serialization_as_tensor_content: bool = _flag(False, "Answer in tensor_content.")
+
+
+FLAGS = {field.name: field for field in dataclasses.fields(Options)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What was read: the options, the arguments that no flag knows, the flags without effect."""
+
+    options: Options
+    unknown: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def parse(arguments: Sequence[str]) -> CommandLine:
+    """Returns the command line, read as TF Serving reads it.
+
+    `--flag=value`, `--flag value` and, for a boolean, `--flag` are understood. An argument that
+    no flag knows is kept aside, not refused.
+
+    Raises:
+        ServingError: A value is not of its flag's type.
+    """
+    values, unknown = {}, []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in FLAGS:
+            unknown.append(argument)
+            continue
+        if not equals:
+            value = _bare_value(name, rest)
+        values[name] = _convert(name, value)
+    ignored = [name for name in values if not _has_effect(name, values[name])]
+    return CommandLine(Options(**values), tuple(unknown), tuple(ignored))
+
+
+def usage(program: str) -> str:
+    """Returns the list of flags, each with its default."""
+    lines = [f"usage: {program}", "Flags:"]
+    for name, field in FLAGS.items():
+        note = "" if field.metadata["honoured"] else " (no effect yet)"
+        text = field.metadata["text"]
+        lines.append(f"\t--{name}={_show(field.default)}\t{field.type.__name__}\t{text}{note}")
+    return "\n".join(lines)
+
+
+def check(options: Options) -> None:
+    """Raises a ServingError where flags do not fit together."""
+    if not options.port and not options.grpc_socket_path:
+        raise invalid(
+            "At least one of server_options.grpc_port or server_options.grpc_socket_path "
+            "must be set."
+        )
+    if not (options.model_base_path or options.model_root):
+        raise invalid(
+            "Both server_options.model_base_path and server_options.model_config_file are empty! "
+            "Give --model_base_path=DIR (DIR/VERSION/saved_model.pb) or "
+            "--model_root=DIR (DIR/NAME/VERSION/saved_model.pb)."
+        )
+    if options.model_base_path and options.model_root:
+        raise invalid("Give --model_base_path or --model_root, not both.")
+    _check_parallelism(options)
+
+
+def _check_parallelism(options: Options) -> None:
+    apart = options.tensorflow_intra_op_parallelism or options.tensorflow_inter_op_parallelism
+    if options.tensorflow_session_parallelism and apart:
+        raise invalid(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, "
+            "server_options.tensorflow_inter_op_parallelism) separately. "
+            "You cannot configure all."
+        )
+
+
+def _bare_value(name: str, rest: list[str]) -> str:
+    if FLAGS[name].type is bool:
+        return "true"
+    if rest and not rest[0].startswith("--"):
+        return rest.pop(0)
+    raise _bad(name, "nothing")
+
+
+def _convert(name: str, text: str):
+    kind = FLAGS[name].type
+    try:
+        return _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise _bad(name, repr(text)) from None
+
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _bad(name: str, received: str) -> ServingError:
+    kind = FLAGS[name].type.__name__
+    return invalid(f"Flag --{name} must have a value of type {kind}. Received: {received}.")
+
+
+def _has_effect(name: str, value) -> bool:
+    return FLAGS[name].metadata["honoured"] or value == FLAGS[name].default
+
+
+def _show(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) if value != "" else '""'
+
+
+def program_name() -> str:
+    """Returns how the server was called, for the usage text."""
+    return os.path.basename(sys.argv[0]) or "model_server"

@@ -1,0 +1,58 @@
+"""From a version's folder to a servable."""
+
+import tensorflow as tf
+
+from serving.model_server.errors import Code, ServingError, not_found
+from serving.model_server.flags import Options
+from serving.model_server.servable import Servable
+
+
+class Loader:
+    """Loads SavedModels, each into a graph and a session of its own.
+
+    The session loader is the one that TF Serving uses: it takes the SavedModels of TensorFlow 1
+    and 2 alike, and its errors are the ones that TF Serving's users know.
+    """
+
+    def __init__(self, options: Options):
+        self._tags = [tag for tag in options.saved_model_tags.split(",") if tag]
+        self._config = _session_config(options)
+
+    def load(self, path: str) -> Servable:
+        """Returns the SavedModel at `path`, ready to run.
+
+        Raises:
+            ServingError: It cannot be loaded; the message holds the reason.
+        """
+        graph = tf.Graph()
+        session = tf.compat.v1.Session(graph=graph, config=self._config)
+        try:
+            with graph.as_default():
+                meta_graph = tf.compat.v1.saved_model.load(session, self._tags, path)
+            return Servable(session, meta_graph.signature_def)
+        except Exception as error:
+            session.close()
+            raise _reason(error) from error
+
+
+def _session_config(options: Options) -> tf.compat.v1.ConfigProto:
+    both = options.tensorflow_session_parallelism
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=both or options.tensorflow_intra_op_parallelism,
+        inter_op_parallelism_threads=both or options.tensorflow_inter_op_parallelism,
+        allow_soft_placement=True,
+    )
+    config.gpu_options.per_process_gpu_memory_fraction = options.per_process_gpu_memory_fraction
+    return config
+
+
+def _reason(error: Exception) -> ServingError:
+    if isinstance(error, tf.errors.OpError):
+        return ServingError(Code(error.error_code), _first_line(error.message))
+    if isinstance(error, OSError | RuntimeError):  # No such SavedModel; no graph of these tags.
+        return not_found(_first_line(str(error)))
+    return ServingError(Code.UNKNOWN, f"{type(error).__name__}: {_first_line(str(error))}")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

@@ -1,0 +1,93 @@
+"""What a signature asks of a request, and what a request asks of a signature.
+
+The order of the checks and their texts are TF Serving's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+from serving.model_server import tensors
+from serving.model_server.errors import Code, ServingError, invalid
+
+DEFAULT_SIGNATURE = "serving_default"
+_METHODS = tuple(f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress"))
+
+
+def check_method(signature: SignatureDef) -> None:
+    """Raises a ServingError unless the signature's method is one of TF Serving's three."""
+    if signature.method_name not in _METHODS:
+        raise ServingError(
+            Code.INTERNAL,
+            "Expected prediction signature method_name to be one of "
+            f"{{{', '.join(_METHODS)}}}. Was: {signature.method_name}",
+        )
+
+
+def feeds(signature: SignatureDef, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the values to feed, by tensor name.
+
+    Raises:
+        ServingError: The inputs are not those of the signature.
+    """
+    _check_count(signature, inputs)
+    values, used = {}, []
+    for alias in sorted(signature.inputs):
+        name = signature.inputs[alias].name
+        if alias in inputs:
+            used.append(alias)
+            values[name] = inputs[alias]
+        elif alias in signature.defaults:
+            values[name] = tensors.decode(signature.defaults[alias])
+        else:
+            raise _missing(alias, signature, inputs)
+    if len(used) != len(inputs):
+        raise invalid(
+            f"Inputs contains invalid name. Used request inputs: {_names(used)}, "
+            f"request input: {_names(inputs)}"
+        )
+    return values
+
+
+def fetches(signature: SignatureDef, output_filter: Sequence[str]) -> dict[str, str]:
+    """Returns the tensor names to fetch, by output name; all outputs where none is asked for.
+
+    Raises:
+        ServingError: An output is not in the signature, or is asked for twice.
+    """
+    chosen: dict[str, str] = {}
+    for alias in output_filter or sorted(signature.outputs):
+        if alias not in signature.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {alias} "
+                f"Outputs expected to be in the set {{{_names(signature.outputs)}}}."
+            )
+        if alias in chosen:
+            raise invalid(f"duplicate output tensor alias: {alias}")
+        chosen[alias] = signature.outputs[alias].name
+    return chosen
+
+
+def _check_count(signature: SignatureDef, inputs: Mapping[str, np.ndarray]) -> None:
+    wanted, given = set(signature.inputs), set(inputs)
+    if len(given) == len(wanted) or (len(given) < len(wanted) and signature.defaults):
+        return
+    raise invalid(
+        f"input size does not match signature: {len(given)}!={len(wanted)} "
+        f"len({{{_names(given)}}}) != len({{{_names(wanted)}}}). "
+        f"Sent extra: {{{_names(given - wanted)}}}. "
+        f"Missing but required: {{{_names(wanted - given)}}}."
+    )
+
+
+def _missing(alias: str, signature: SignatureDef, inputs: Iterable[str]) -> ServingError:
+    return invalid(
+        f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in "
+        f"request and no default value provided. Inputs expected to be in the request "
+        f"{{{_names(inputs)}}}, or default input alias set: {_names(signature.defaults)}"
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ",".join(sorted(names))

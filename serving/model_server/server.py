@@ -1,0 +1,137 @@
+"""The server put together: source → manager → core → front ends."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from serving.model_server import config
+from serving.model_server.core import ServerCore
+from serving.model_server.errors import Code, ServingError
+from serving.model_server.flags import Options
+from serving.model_server.grpc_front import GrpcFront
+from serving.model_server.loader import Loader
+from serving.model_server.manager import Manager, Retry, State
+from serving.model_server.rest_front import RestFront
+from serving.model_server.source import Source
+
+_LOG = logging.getLogger(__name__)
+
+
+class Server:
+    """A model server, as its options describe it.
+
+    ```python
+    with Server(Options(model_root="models")) as server:
+        ...
+    ```
+
+    Args:
+        options: What to serve, and where.
+    """
+
+    def __init__(self, options: Options):
+        self._options = options
+        self._manager = Manager(
+            Loader(options).load,
+            threads=options.num_load_threads or 4 * (os.cpu_count() or 1),
+            retry=Retry(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
+        )
+        self._parts: list[Source | GrpcFront | RestFront] = []
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Loads the models, then opens the sockets.
+
+        Raises:
+            ServingError: No model could be loaded, or a socket could not be opened.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Closes the sockets, lets requests end, and unloads the models."""
+        for part in reversed(self._parts):
+            part.stop()
+        self._parts.clear()
+        self._manager.close()
+
+    def _start(self) -> None:
+        self._load_models()
+        core = ServerCore(self._manager, self._options.enable_signature_method_name_check)
+        for front in self._fronts(core):
+            front.start()
+            print(front.ready, flush=True)
+
+    def _fronts(self, core: ServerCore) -> list[GrpcFront | RestFront]:
+        """Opens every socket before the first of them answers."""
+        fronts: list[GrpcFront | RestFront] = [GrpcFront(core, self._options)]
+        self._parts += fronts
+        if self._options.rest_api_port and self._options.rest_api_port == self._options.port:
+            _LOG.error("--rest_api_port cannot be same as --port. REST is not served.")
+        elif self._options.rest_api_port:
+            fronts.append(RestFront(core, self._options))
+            self._parts.append(fronts[-1])
+        return fronts
+
+    def _load_models(self) -> None:
+        list_models = config.model_lister(self._options)
+        wait = self._options.file_system_poll_wait_seconds
+        source = Source(list_models, self._manager.aspire, wait)
+        source.poll()
+        self._manager.wait_until_settled()
+        self._check_something_loaded()
+        self._parts.append(source)
+        source.start()
+
+    def _check_something_loaded(self) -> None:
+        statuses = {name: self._manager.status(name) for name in self._manager.names()}
+        if any(status.state is State.AVAILABLE for each in statuses.values() for status in each):
+            return
+        failures = "".join(
+            f"{{{{name: {name} version: {status.version}}} due to error: {status.error}}}, "
+            for name, each in statuses.items()
+            for status in each
+        )
+        count = sum(map(len, statuses.values()))
+        raise ServingError(
+            Code.UNKNOWN, f"{count} servable(s) did not become available: {{{failures}}}"
+        )
+
+
+def run(options: Options) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    stopped = threading.Event()
+    try:
+        with Server(options):
+            _on_signals(stopped.set)
+            stopped.wait()
+    except ServingError as error:
+        print(f"Failed to start server. Error: {error}", flush=True)
+        return 255
+    return 0
+
+
+def _on_signals(stop) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop())
+
+
+def log_to_stderr() -> None:
+    """Writes this package's log, and only this package's, as plain lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger(__package__)
+    package.handlers[:] = [handler]
+    package.setLevel(logging.INFO)

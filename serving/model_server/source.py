@@ -1,0 +1,133 @@
+"""Which versions there should be: a folder watcher.
+
+A model is a folder; a version is a child folder whose whole name is a number. Everything else
+(hidden folders, temporary ones, files) is passed over.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from serving.model_server.errors import ServingError, not_found
+
+_LOG = logging.getLogger(__name__)
+_LARGEST = 2**63 - 1
+
+
+class Model(NamedTuple):
+    """A model to be served: its name, its folder, how many of its latest versions."""
+
+    name: str
+    base_path: str
+    latest: int = 1
+
+
+Aspired = Mapping[int, str]  # Version to folder.
+
+
+def versions_in(base_path: str) -> dict[int, str]:
+    """Returns the folder of every version under `base_path`, by number.
+
+    Two names of the same number (`7` and `007`): the last in the order of names counts.
+
+    Raises:
+        ServingError: There is no such folder.
+    """
+    found: dict[int, str] = {}
+    for name in _folders(base_path):
+        if not (name.isascii() and name.isdigit() and int(name) <= _LARGEST):
+            continue
+        if int(name) in found:
+            _LOG.warning("%s: two folders of version %d; %s counts", base_path, int(name), name)
+        found[int(name)] = os.path.join(base_path, name)
+    return found
+
+
+def aspired(model: Model) -> dict[int, str]:
+    """Returns the versions of `model` that its policy wants served."""
+    found = versions_in(model.base_path)
+    return {version: found[version] for version in sorted(found)[-model.latest :]}
+
+
+def models_in(root: str) -> list[Model]:
+    """Returns the models under `root`: its folders that hold a version or more."""
+    paths = {name: os.path.join(root, name) for name in _folders(root)}
+    return [
+        Model(name, path)
+        for name, path in paths.items()
+        if not name.startswith(".") and versions_in(path)
+    ]
+
+
+def _folders(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise not_found(f"Could not find base path {path}: {error.strerror}") from None
+
+
+class Source:
+    """Looks at the folders again and again, and hands on what it finds.
+
+    Args:
+        list_models: Returns the models to look at, each time anew.
+        on_versions: Called with a model's name and its aspired versions.
+        wait_seconds: Time between two looks; 0 looks once, below 0 never.
+    """
+
+    def __init__(
+        self,
+        list_models: Callable[[], list[Model]],
+        on_versions: Callable[[str, Aspired], None],
+        wait_seconds: float,
+    ):
+        self._list_models = list_models
+        self._on_versions = on_versions
+        self._wait_seconds = wait_seconds
+        self._known: set[str] = set()
+        self._said: dict[str, str] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="version-source", daemon=True)
+
+    def start(self) -> None:
+        """Begins to look; the first look after one wait."""
+        if self._wait_seconds > 0:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the looking."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def poll(self) -> None:
+        """Looks once. A folder that cannot be read leaves its model as it is."""
+        try:
+            models = self._list_models()
+        except ServingError as error:
+            return self._say("", error)
+        names = {model.name for model in models}
+        for name in self._known - names:
+            self._on_versions(name, {})
+        self._known = names
+        for model in models:
+            self._poll_model(model)
+
+    def _poll_model(self, model: Model) -> None:
+        try:
+            self._on_versions(model.name, aspired(model))
+            self._said.pop(model.name, None)
+        except ServingError as error:
+            self._say(model.name, error)
+
+    def _say(self, name: str, error: ServingError) -> None:
+        if self._said.get(name) != str(error):
+            _LOG.error("%s", error)
+        self._said[name] = str(error)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._wait_seconds):
+            self.poll()
