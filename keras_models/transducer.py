@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_models import BLANK
 from keras_models.configs.transducer import TransducerConfig
-from keras_models.layers.dropout import dropout, fold_seed
+from keras_models.layers.dropout import dropout, fold_in
 from keras_models.layers.joint import Joint
 from keras_models.layers.recurrent import LSTM, LSTMState, StackedLSTM
 
@@ -68,8 +68,7 @@ class Transducer(keras.layers.Layer):
     def encode(self, inputs, input_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the encoder's output as the joint takes it, `[B, T, joint units]`."""
         embedded = self._drop(self._input_embedding(inputs), dropout_seed, 3)
-        seed = None if dropout_seed is None else fold_seed(dropout_seed, 4)
-        encoding, _ = self._encoder(embedded, input_lengths, dropout_seed=seed)
+        encoding, _ = self._encoder(embedded, input_lengths, dropout_seed=fold_in(dropout_seed, 4))
         return self._joint.project_encoding(self._drop(encoding, dropout_seed, 5))
 
     def start(self, batch_size: tf.Tensor) -> PredictorState:
@@ -88,6 +87,4 @@ class Transducer(keras.layers.Layer):
         return self._joint(frame, state.projection)
 
     def _drop(self, values: tf.Tensor, seed: tf.Tensor | None, place: int) -> tf.Tensor:
-        if seed is None:
-            return values
-        return dropout(values, self._dropout, fold_seed(seed, place))
+        return dropout(values, self._dropout, fold_in(seed, place))

@@ -34,8 +34,8 @@ class Data:
     """Padded input symbols in a batch."""
     buckets: PositiveInt = 6
     """Lengths that batches are padded to: each is one more compilation, and less padding."""
-    shuffle_buffer: PositiveInt = 200_000
-    """Examples to shuffle among; the whole data set, where memory allows."""
+    shuffle_buffer: PositiveInt = 16_384
+    """Examples to shuffle among, once the records were shuffled by the thousand."""
 
     @model_validator(mode="after")
     def _has_a_source(self):

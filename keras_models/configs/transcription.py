@@ -32,6 +32,10 @@ class Transcription:
 
     input: Text = Text()
     output: Text = Text()
+    token: str = "token"
+    """What an output symbol is called in reports: "phoneme" makes a phoneme error rate."""
+    sequence: str = "sequence"
+    """What a whole example is called in reports."""
     max_length: PositiveInt = 256
     """Longest input, in symbols, that the served model answers."""
     max_symbols_per_frame: PositiveInt = 8
@@ -39,11 +43,28 @@ class Transcription:
 
     @property
     def texts(self) -> tuple[Text, Text]:
-        """The fields that a record holds."""
+        """The two fields."""
         return self.input, self.output
 
-    def build(self, model, vocabularies: dict[str, Path]) -> Transcriber:
-        """Returns the task for a model's Config and a vocabulary file for each field."""
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of what a record holds."""
+        return tuple(text.field for text in self.texts)
+
+    def prepare(self, records, folder: Path) -> None:
+        """Writes what the task needs to know of the training data: a vocabulary a field.
+
+        Args:
+            records: Batches of raw records, to be gone through once a field.
+            folder: Where to write `FIELD.txt`.
+        """
+        from keras_models.frontends.text import build_vocabulary
+
+        for text in self.texts:
+            build_vocabulary((batch[text.field] for batch in records), text, folder)
+
+    def build(self, model, folder: Path) -> Transcriber:
+        """Returns the task for a model's Config and the folder that `prepare` wrote to."""
         from keras_models.tasks.transcriber import Transcriber
 
-        return Transcriber(self, model, vocabularies)
+        return Transcriber(self, model, folder)

@@ -31,7 +31,7 @@ class TransducerConfig:
     """Share of activations dropped in training."""
 
     def build(self, input_size: int, output_size: int) -> Transducer:
-        """Returns the model, for `input_size` and `output_size` symbols, padding and blank counted."""
+        """Returns the model for so many symbols, padding and blank counted."""
         from keras_models.transducer import Transducer
 
         return Transducer(self, input_size, output_size)

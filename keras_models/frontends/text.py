@@ -33,10 +33,15 @@ def split(text: tf.Tensor, config: Text) -> tf.RaggedTensor:
     return tf.strings.split(text)
 
 
-def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, path: Path) -> int:
-    """Writes every symbol of the texts, most frequent first, and returns the vocabulary's size.
+def vocabulary_path(folder: Path, config: Text) -> Path:
+    """Returns where the vocabulary of a field lies."""
+    return folder / f"{config.field}.txt"
 
-    The size counts number 0, which pads a sequence and is the blank of a transducer.
+
+def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, folder: Path) -> None:
+    """Writes every symbol of the texts, the most frequent first, one a line.
+
+    Line 0 stands for number 0, which pads a sequence and is the blank of a transducer.
     """
     counts: dict[bytes, int] = {}
     for batch in batches:
@@ -45,9 +50,9 @@ def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, path: Path) -> 
             counts[symbol] = counts.get(symbol, 0) + int(count)
     symbols = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
     lines = [_PADDING_LINE, *(symbol.decode("utf-8") for symbol in symbols)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    return len(lines)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = "".join(f"{line}\n" for line in lines)
+    vocabulary_path(folder, config).write_bytes(content.encode("utf-8"))
 
 
 class TextFrontend(tf.Module):
@@ -59,13 +64,14 @@ class TextFrontend(tf.Module):
 
     Args:
         config: How to cut the text.
-        vocabulary: File with one symbol a line, line 0 being padding. It becomes an asset of an
-            exported model.
+        folder: Holds the vocabulary, as `build_vocabulary` left it. The file becomes an asset of
+            an exported model.
     """
 
-    def __init__(self, config: Text, vocabulary: Path):
+    def __init__(self, config: Text, folder: Path):
         super().__init__()
         self._config = config
+        vocabulary = vocabulary_path(folder, config)
         self.symbols = tuple(vocabulary.read_text(encoding="utf-8").split("\n")[:-1])
         self._compositions = _compositions(self.symbols)
         whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER

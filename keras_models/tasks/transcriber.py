@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -13,7 +12,7 @@ from keras_models.decoding.transducer import greedy_transducer_search
 from keras_models.frontends.padding import LENGTHS, pad
 from keras_models.frontends.text import TextFrontend
 from keras_models.losses.transducer import transducer_loss
-from keras_models.metrics import ErrorRates, error_rates
+from keras_models.metrics import error_rates
 from keras_models.tasks.task import Task
 
 
@@ -23,18 +22,14 @@ class Transcriber(Task):
     Args:
         config: Names of the two texts, how they are cut, limits.
         model: Sizes of the transducer.
-        vocabularies: Vocabulary file of each field.
+        folder: Holds the vocabulary of each field.
     """
 
-    def __init__(
-        self, config: Transcription, model: TransducerConfig, vocabularies: dict[str, Path]
-    ):
+    def __init__(self, config: Transcription, model: TransducerConfig, folder: Path):
         super().__init__()
         self._config = config
         self._input, self._output = config.input.field, config.output.field
-        self._frontends = {
-            text.field: TextFrontend(text, vocabularies[text.field]) for text in config.texts
-        }
+        self._frontends = {text.field: TextFrontend(text, folder) for text in config.texts}
         self.model = model.build(*(frontend.size for frontend in self._frontends.values()))
 
     def features(self, records):
@@ -74,8 +69,20 @@ class Transcriber(Task):
     def output_name(self):
         return self._output
 
-    def measure(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> ErrorRates:
-        return error_rates(answers, references)
+    def measure(self, answers, references):
+        """Returns the rate of wrong tokens and that of wrong sequences, by their names."""
+        spaced = self._spaced
+        rates = error_rates(
+            [spaced(answer) for answer in answers],
+            [[spaced(reference) for reference in accepted] for accepted in references],
+        )
+        return {
+            f"{self._config.token}_error_rate": rates.token_error_rate,
+            f"{self._config.sequence}_error_rate": rates.sequence_error_rate,
+        }
+
+    def _spaced(self, text: str) -> str:
+        return text if self._config.output.unit == "token" else " ".join(text)
 
     def _within_limit(self, text: tf.RaggedTensor) -> tf.RaggedTensor:
         limit = self._config.max_length

@@ -20,6 +20,8 @@ def job() -> Job:
         task=Transcription(
             input=Text(field="text", unit="character", lowercase=True),
             output=Text(field="pronunciation", unit="token"),
+            token="phoneme",
+            sequence="word",
         ),
         model=TransducerConfig(),
         train=Train(steps=20_000),

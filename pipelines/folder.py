@@ -1,0 +1,156 @@
+"""A run's folder: what was asked, what was done, and where everything lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from pipelines import jobfile
+from pipelines.job import Job
+from pipelines.jobfile import JobFile, UsageError
+
+_PACKAGES = ("transduce", "tensorflow", "keras", "tensorflow-datasets", "numpy", "protobuf")
+
+
+class RunFolder:
+    """The files of one run.
+
+        job.py, config.json     the job file, and the resolved configuration
+        environment.json        versions, git revision, seed
+        stages.json             the stages done, with their seconds and results
+        data/, assets/          normalised copies of the user's own files; vocabularies
+        checkpoints/, best/     to go on from; the best weights
+        metrics.jsonl, events/  numbers by step
+        evaluation.json         answers and references on the test split
+        models/NAME/VERSION     the exported model
+        plots/, report.md       for people
+
+    Args:
+        path: The folder, which need not exist yet.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def start(self, file: JobFile, job: Job) -> None:
+        """Records what is asked for, or checks that it is what was asked for before.
+
+        Raises:
+            UsageError: If the folder holds a run of another configuration, or cannot be written.
+        """
+        asked = {"job": file.name, **jobfile.to_values(job)}
+        if self._config.exists():
+            differing = _differences(self._read(self._config), asked)
+            if differing:
+                raise UsageError(
+                    f"{self.path} holds a run of another configuration, which differs in:\n"
+                    + "\n".join(f"  {line}" for line in differing)
+                    + "\nGive another --folder, or delete this one."
+                )
+            return
+        self._create()
+        shutil.copyfile(file.path, self.path / "job.py")
+        self._write(self.path / "environment.json", environment(job))
+        self._write(self._config, asked)
+
+    def job(self) -> tuple[str, Job]:
+        """Returns the name and the configuration of the run in this folder.
+
+        Raises:
+            UsageError: If the folder holds no run.
+        """
+        if not self._config.exists():
+            raise UsageError(
+                f"A run's folder must hold a config.json. Received: {self.path}, which does not."
+            )
+        values = self._read(self._config)
+        name = values.pop("job")
+        default = jobfile.load(str(self.path / "job.py")).job()
+        return name, jobfile.from_values(default, values)
+
+    def done(self, stage: str) -> dict | None:
+        """Returns what a stage recorded, or None if it was not done."""
+        return self._stages().get(stage)
+
+    def finish(self, stage: str, seconds: float, **results) -> None:
+        """Records that a stage is done."""
+        record = {"seconds": round(seconds, 1), **results}
+        self._write(self.path / "stages.json", self._stages() | {stage: record})
+
+    @property
+    def _config(self) -> Path:
+        return self.path / "config.json"
+
+    def _stages(self) -> dict:
+        path = self.path / "stages.json"
+        return self._read(path) if path.exists() else {}
+
+    def _create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write(self.path / "stages.json", {})
+        except OSError as error:
+            raise UsageError(
+                f"`folder` must be one that can be written to. Received: {self.path}: "
+                f"{error.strerror}"
+            ) from error
+
+    def _read(self, path: Path) -> dict:
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _write(self, path: Path, content: dict) -> None:
+        """Writes a file whole or not at all."""
+        partial = path.with_suffix(".partial")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+def environment(job: Job) -> dict:
+    """Returns what a result may depend on beside the configuration."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "command": sys.argv,
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git_revision": _git_revision(),
+        "seed": job.train.seed,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Returns the revision of the checkout that this code runs from, if it runs from one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+    lines = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: {json.dumps(old)} there, {json.dumps(new)} asked for")
+    return lines

@@ -1,0 +1,47 @@
+"""What a run measured, step by step: metrics.jsonl and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import tensorflow as tf
+
+
+class MetricsLog:
+    """Numbers by step, in a file of JSON lines and in TensorBoard's format.
+
+    Args:
+        folder: The run's folder.
+        step: The step from which a run goes on: later lines, of steps that will be done again,
+            are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self._path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._events = tf.summary.create_file_writer(str(folder / "events"))
+
+    def write(self, step: int, **values: float) -> None:
+        """Adds one line, on the disk when this returns."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        with self._events.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._events.flush()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Returns the lines of a run's metrics.jsonl; a torn last line is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines

@@ -1,0 +1,117 @@
+"""What a run found, for people: report.md and its pictures."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import matplotlib.figure
+
+from keras_models.metrics import confusions
+from pipelines.display import show
+from pipelines.folder import RunFolder
+from pipelines.job import Job
+from pipelines.log import read_metrics
+
+_ERRORS_SHOWN = 10
+_CONFUSIONS_SHOWN = 15
+
+
+def write_report(folder: RunFolder, name: str, job: Job) -> None:
+    """Writes report.md, and its pictures to plots/, from what the stages recorded."""
+    evaluation = json.loads((folder.path / "evaluation.json").read_text(encoding="utf-8"))
+    _plot(folder)
+    sections = [
+        f"# {name}",
+        _results(folder, evaluation),
+        "![Loss by step](plots/loss.png)\n\n![Error rates by step](plots/error_rates.png)",
+        _sampled_errors(evaluation, job.train.seed),
+        _worst_confusions(evaluation),
+        _stages(folder),
+        _environment(folder),
+    ]
+    (folder.path / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _results(folder: RunFolder, evaluation: dict) -> str:
+    train, prepared = folder.done("train"), folder.done("prepare")
+    rows = [("Data", prepared["data"]), ("Training examples", f"{prepared['examples']:,}")]
+    if prepared["skipped_lines"]:
+        rows.append(("Lines skipped as bad", f"{prepared['skipped_lines']:,}"))
+    if prepared["infeasible"]:
+        rows.append(("Examples left out as infeasible", f"{prepared['infeasible']:,}"))
+    rows += [
+        ("Parameters", f"{train['parameters']:,}"),
+        ("Steps, and the best one", f"{train['steps']:,}, {train['best_step']:,}"),
+        ("Test inputs", f"{len(evaluation['inputs']):,}"),
+        *(
+            (f"Test {metric.replace('_', ' ')}", show(metric, value))
+            for metric, value in evaluation["numbers"].items()
+        ),
+        ("Served answers that equal the trained model's", f"{folder.done('verify')['examples']}"),
+    ]
+    return _table(("", ""), rows)
+
+
+def _sampled_errors(evaluation: dict, seed: int) -> str:
+    rows = zip(evaluation["inputs"], evaluation["answers"], evaluation["references"], strict=True)
+    wrong = [row for row in rows if row[1] not in row[2]]
+    sample = random.Random(seed).sample(wrong, min(_ERRORS_SHOWN, len(wrong)))
+    table = _table(
+        ("Input", "Answer", "References"),
+        [(text, answer, "; ".join(references)) for text, answer, references in sample],
+    )
+    return f"## Errors, drawn at random from {len(wrong):,}\n\n{table}"
+
+
+def _worst_confusions(evaluation: dict) -> str:
+    counts = confusions(evaluation["answers"], evaluation["references"])
+    rows = [
+        (expected or "(nothing)", found or "(nothing)", count)
+        for (expected, found), count in counts.most_common(_CONFUSIONS_SHOWN)
+    ]
+    return "## Worst confusions\n\n" + _table(("Reference", "Answer", "Times"), rows)
+
+
+def _stages(folder: RunFolder) -> str:
+    names = ("prepare", "train", "evaluate", "export", "verify")
+    rows = [(name, f"{folder.done(name)['seconds']:,.0f} s") for name in names]
+    return "## Time\n\n" + _table(("Stage", "Took"), rows)
+
+
+def _environment(folder: RunFolder) -> str:
+    facts = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
+    packages = facts.pop("packages")
+    rows = [(name.replace("_", " "), value) for name, value in (facts | packages).items()]
+    return "## Environment\n\n" + _table(("", ""), rows)
+
+
+def _table(header: tuple, rows: list[tuple]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value) -> str:
+    text = " ".join(value) if isinstance(value, list) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _plot(folder: RunFolder) -> None:
+    lines = read_metrics(folder.path)
+    names = {name for line in lines for name in line}
+    rates = sorted(name for name in names if name.endswith("_rate") and "learning" not in name)
+    (folder.path / "plots").mkdir(exist_ok=True)
+    _curves(lines, ["loss", "validation_loss"], "loss (nats per example)", folder, "loss")
+    _curves(lines, rates, "share", folder, "error_rates")
+
+
+def _curves(lines: list[dict], names: list[str], label: str, folder: RunFolder, file: str) -> None:
+    figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+    axes.set(xlabel="step", ylabel=label, ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(folder.path / "plots" / f"{file}.png", dpi=120)

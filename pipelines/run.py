@@ -1,0 +1,157 @@
+"""A job's stages, in their order: prepare → train → evaluate → export → verify."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import keras
+
+from keras_models.tasks.task import Task
+from pipelines import datasets, strategies, verification
+from pipelines.display import Display
+from pipelines.evaluation import Evaluation, Evaluator, answer_all
+from pipelines.folder import RunFolder
+from pipelines.input import Measured, bucket_widths, training_batches
+from pipelines.report import write_report
+from pipelines.training import Trainer, restore_best
+from serving.export import export
+
+
+class Run:
+    """One run of a job in its folder.
+
+    A stage that the folder records as done is not done again, and says so.
+
+    Args:
+        folder: Where the run is recorded; `folder.start` was called.
+        display: Shows the progress.
+    """
+
+    def __init__(self, folder: RunFolder, display: Display):
+        self.folder, self._display = folder, display
+        self.name, self.job = folder.job()
+
+    def run(self) -> None:
+        """Does all the stages that are not done yet."""
+        stages = (self.prepare, self.train, self.evaluate, self.export, self.verify)
+        for stage in stages:
+            name = stage.__name__
+            if self.folder.done(name) is not None:
+                self._display.note(f"{name}: done before")
+                continue
+            self._display.note(f"{name}: started")
+            started = time.monotonic()
+            results = stage()
+            seconds = time.monotonic() - started
+            self.folder.finish(name, seconds, **results)
+            self._display.note(f"{name}: done in {seconds:.0f} s")
+        write_report(self.folder, self.name, self.job)
+
+    def prepare(self) -> dict:
+        """Reads the data once: vocabularies, counts, and the widths of the buckets."""
+        train = self._source.splits["train"]
+        self.job.task.prepare(train, self._assets)
+        measured = Measured(train, self._task)
+        if not len(measured.lengths):
+            raise datasets.DataError("The training split must hold examples. Received: none.")
+        return {
+            "data": self._source.description,
+            "skipped_lines": self._source.skipped_lines,
+            "examples": len(measured.lengths),
+            "infeasible": measured.infeasible,
+            "sequences": measured.names,
+            "widths": bucket_widths(measured.lengths, self.job.data.buckets),
+        }
+
+    def train(self) -> dict:
+        """Trains, from the last checkpoint if there is one, and keeps the best weights."""
+        data, config = self.job.data, self.job.train
+        prepared = self.folder.done("prepare")
+        batches = training_batches(
+            self._source.splits["train"],
+            self._task,
+            prepared["sequences"],
+            prepared["widths"],
+            data.batch_tokens,
+            data.shuffle_buffer,
+            config.seed,
+        )
+        trainer = Trainer(self._task, config, batches, self._strategy, self.folder.path)
+        if trainer.step:
+            self._display.note(f"train: going on from step {trainer.step}")
+        validation = Evaluator(self._task, self._source.splits["validation"])
+        trainer.train(lambda: validation().numbers, self._display)
+        return {
+            "steps": trainer.step,
+            "best_step": trainer.best_step,
+            "parameters": self._task.model.count_params(),
+        }
+
+    def evaluate(self) -> dict:
+        """Answers the test split with the best weights, and keeps the answers."""
+        evaluation = self.evaluation("test")
+        path = self.folder.path / "evaluation.json"
+        path.write_text(json.dumps(asdict(evaluation), ensure_ascii=False), encoding="utf-8")
+        return evaluation.numbers
+
+    def evaluation(self, split: str) -> Evaluation:
+        """Returns the answers of the best weights to a split."""
+        restore_best(self._task, self.folder.path)
+        return Evaluator(self._task, self._source.splits[split])()
+
+    def export(self) -> dict:
+        """Exports the best weights as a SavedModel."""
+        return {"path": str(self.export_to(self._models).relative_to(self.folder.path))}
+
+    def export_to(self, root: Path, name: str = "", version: int | None = None) -> Path:
+        """Returns where the SavedModel was put: `root/name/version`."""
+        restore_best(self._task, self.folder.path)
+        return export(self._task, root, name or self.model_name, version)
+
+    def verify(self) -> dict:
+        """Serves the exported model and compares its answers with the trained one's."""
+        restore_best(self._task, self.folder.path)
+        evaluation = json.loads((self.folder.path / "evaluation.json").read_text(encoding="utf-8"))
+        inputs = _spread(evaluation["inputs"], self.job.export.verify_examples)
+        answer = self._task.signatures()["serving_default"]
+        expected = answer_all(answer, self._task, inputs)
+        verification.verify(self._models, self.model_name, inputs, expected, self._task.output_name)
+        return {"examples": len(inputs)}
+
+    @property
+    def model_name(self) -> str:
+        """What the served model is called."""
+        return self.job.export.name or self.name
+
+    @property
+    def _models(self) -> Path:
+        return self.folder.path / "models"
+
+    @property
+    def _assets(self) -> Path:
+        return self.folder.path / "assets"
+
+    @cached_property
+    def _source(self) -> datasets.Source:
+        return datasets.open_source(self.job.data, self.job.task.fields, self.folder.path / "data")
+
+    @cached_property
+    def _strategy(self):
+        return strategies.choose(self.job.train.strategy)
+
+    @cached_property
+    def _task(self) -> Task:
+        keras.utils.set_random_seed(self.job.train.seed)
+        with self._strategy.scope():
+            return self.job.task.build(self.job.model, self._assets)
+
+
+def _spread(items: list, count: int) -> list:
+    """Returns `count` items at even distances, or all."""
+    if count >= len(items):
+        return items
+    return [items[i * len(items) // count] for i in range(count)]

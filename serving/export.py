@@ -1,0 +1,70 @@
+"""A trained task to a SavedModel that takes raw input and gives final answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_models.tasks.task import Task
+
+
+class ExportError(OSError):
+    """A model could not be exported. Nothing of it is left behind."""
+
+
+def export(task: Task, root: Path, name: str, version: int | None = None) -> Path:
+    """Returns `root/name/version`, a SavedModel of the task with its assets inside.
+
+    The model is written beside its place under a name that no server takes for a version, and
+    renamed when it is whole. A version that exists is never touched.
+
+    Args:
+        task: What to export; `task.signatures()` are the served functions.
+        root: The folder of models.
+        name: The model's name when served.
+        version: A positive number; None: one more than the highest that exists.
+
+    Raises:
+        ExportError: If the version exists, or the folder cannot be written to.
+    """
+    model = root / name
+    try:
+        model.mkdir(parents=True, exist_ok=True)
+        version = next_version(model) if version is None else version
+        target = model / str(version)
+        if target.exists():
+            raise ExportError(
+                f"`version` must be new: versions are never overwritten. Received: {target}, which "
+                f"exists. The next free one is {next_version(model)}."
+            )
+        partial = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=model))
+        try:
+            tf.saved_model.save(task, str(partial), signatures=task.signatures())
+            partial.chmod(0o755)
+            os.rename(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, tf.errors.OpError) as error:
+        raise _explained(error, model) from error
+    return target
+
+
+def next_version(model: Path) -> int:
+    """Returns one more than the highest version in a model's folder, or 1."""
+    names = (path.name for path in model.iterdir()) if model.exists() else ()
+    return 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _explained(error: Exception, model: Path) -> ExportError:
+    if isinstance(error, ExportError):
+        return error
+    full = getattr(error, "errno", None) == errno.ENOSPC or isinstance(
+        error, tf.errors.ResourceExhaustedError
+    )
+    reason = "its disk is full" if full else str(error)
+    return ExportError(f"{model} must be a folder that can be written to. Received: {reason}")
