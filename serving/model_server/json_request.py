@@ -1,33 +1,20 @@
 """From the JSON of a predict request to arrays, with TF Serving's strictness.
 
-A list is flattened a level at a time, wholly in C. Only where that finds something amiss is it
-walked value by value, to say what and where.
+The order of the checks and their texts are TF Serving's.
 """
 
-import base64
-import binascii
 import json
+import re
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
-from serving.model_server.errors import Code, ServingError, invalid
+from serving.model_server import json_values
+from serving.model_server.errors import ServingError, invalid
 
-_LONGEST_VALUE = 256
-_INT_RANGES = {
-    tf.int8: np.int32,  # As in TF Serving: the range is that of the field in TensorProto.
-    tf.int16: np.int32,
-    tf.int32: np.int32,
-    tf.uint8: np.int32,
-    tf.uint32: np.uint32,
-    tf.int64: np.int64,
-    tf.uint64: np.uint64,
-}
-_FLOATS = frozenset({tf.float32, tf.float64})
 _PARSE_ERRORS = {
     "Expecting value": "Invalid value.",
     "Expecting ',' delimiter": "Missing a comma or } after an object member.",
@@ -47,19 +34,20 @@ class Inputs(NamedTuple):
 
 def parse(body: bytes) -> dict[str, Any]:
     """Returns the JSON object in `body`; what follows it is passed over."""
+    text = body.decode("utf-8", errors="surrogateescape").lstrip(" \t\r\n")
+    if not text:
+        raise invalid("JSON Parse error: The document is empty")
     try:
-        text = body.decode("utf-8", errors="surrogateescape").lstrip(" \t\r\n")
-        if not text:
-            raise invalid("JSON Parse error: The document is empty")
-        value, _ = json.JSONDecoder(strict=True).raw_decode(text)
+        value, _ = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
-        offset = len(body) - len(text.encode("utf-8", "surrogateescape")[error.pos :])
-        reason = _PARSE_ERRORS.get(error.msg, error.msg)
-        raise invalid(f"JSON Parse error: {reason} at offset: {offset}") from None
+        offset = len(body) - len(text[error.pos :].encode("utf-8", "surrogateescape"))
+        raise invalid(f"JSON Parse error: {_parse_error(error)} at offset: {offset}") from None
+    except ValueError:  # An integer of thousands of digits.
+        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
     except RecursionError:
-        raise invalid("JSON Parse error: Terminate parsing due to Handler error.") from None
+        raise invalid("JSON Parse error: The document is nested too deeply.") from None
     if not isinstance(value, dict):
-        raise invalid(f"JSON Value: {_show(value)} Is not object")
+        raise invalid(f"JSON Value: {json_values.show(value)} Is not object")
     return value
 
 
@@ -68,7 +56,7 @@ def signature_name(document: Mapping[str, Any]) -> str:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid(
-            f"JSON Value: {_show(document)} not formatted correctly. "
+            f"JSON Value: {json_values.show(document)} not formatted correctly. "
             "'signature_name' key must be a string value."
         )
     return name
@@ -111,17 +99,17 @@ def _rows(document: Mapping[str, Any], dtypes: Mapping[str, tf.DType]) -> dict[s
             "instances is a plain list, but expecting list of objects as multiple input "
             "tensors required as per tensorinfo_map"
         )
-    if _is_named(rows[0]):
+    if json_values.is_named(rows[0]):
         return _named_rows(rows, dtypes)
     return _plain_rows(rows, *next(iter(dtypes.items())))
 
 
 def _plain_rows(rows: list, name: str, dtype: tf.DType) -> dict[str, np.ndarray]:
-    array = None if any(map(_is_named, rows)) else _quick(rows, dtype)
+    array = None if any(map(json_values.is_named, rows)) else json_values.quick(rows, dtype)
     if array is not None:
         return {name: array}
     for index, row in enumerate(rows):
-        if _is_named(row):
+        if json_values.is_named(row):
             raise invalid(f"Expecting value/list but got object at item {index} of input list")
     return {name: _slow_rows(rows, dtype, key="")}
 
@@ -132,22 +120,23 @@ def _named_rows(rows: list, dtypes: Mapping[str, tf.DType]) -> dict[str, np.ndar
     arrays = {}
     for name, dtype in dtypes.items():
         values = [row[name] for row in rows]
-        array = _quick(values, dtype)
+        array = json_values.quick(values, dtype)
         arrays[name] = _slow_rows(values, dtype, name) if array is None else array
     return arrays
 
 
 def _check_keys(index: int, row: Any, dtypes: Mapping[str, tf.DType]) -> None:
-    if not _is_named(row):
+    if not json_values.is_named(row):
         raise invalid(f"Expecting object but got list at item {index} of input list")
     if row.keys() == dtypes.keys():
         return
     for key in row:
         if key not in dtypes:
             raise _bad_row(index, key, invalid(f"JSON object: does not have named input: {key}"))
+    wanted = ",".join(sorted(dtypes))
     raise invalid(
-        f"Failed to process element: {index} of 'instances' list. JSON object: {_show(row)} "
-        f"keys must be equal to: {','.join(sorted(dtypes))}"
+        f"Failed to process element: {index} of 'instances' list. "
+        f"JSON object: {json_values.show(row)} keys must be equal to: {wanted}"
     )
 
 
@@ -156,7 +145,7 @@ def _slow_rows(rows: list, dtype: tf.DType, key: str) -> np.ndarray:
     arrays: list[np.ndarray] = []
     for index, row in enumerate(rows):
         try:
-            arrays.append(_slow(row, dtype))
+            arrays.append(json_values.walk(row, dtype))
             _check_same_shape(arrays[0], arrays[-1])
         except ServingError as error:
             raise _bad_row(index, key, error) from None
@@ -180,7 +169,7 @@ def _bad_row(index: int, key: str, error: ServingError) -> ServingError:
 
 
 def _columns(value: Any, dtypes: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
-    if not _is_named(value):
+    if not json_values.is_named(value):
         if len(dtypes) > 1:
             raise invalid(
                 "inputs is a plain value/list, but expecting an object as multiple input "
@@ -190,133 +179,22 @@ def _columns(value: Any, dtypes: Mapping[str, tf.DType]) -> dict[str, np.ndarray
     for name in dtypes:
         if name not in value:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
-    return {name: _tensor(value[name], dtype) for name, dtype in dtypes.items()}
-
-
-def _tensor(value: Any, dtype: tf.DType) -> np.ndarray:
-    array = _quick(value, dtype)
-    return _slow(value, dtype) if array is None else array
-
-
-def _quick(value: Any, dtype: tf.DType) -> np.ndarray | None:
-    """Returns the array of `value`, or None where it is not plainly one."""
-    shape, level = [], [value]
-    while (kinds := set(map(type, level))) == {list}:
-        sizes = set(map(len, level))
-        if len(sizes) > 1:
-            return None
-        shape.append(sizes.pop())
-        level = list(chain.from_iterable(level))
-    flat = None if list in kinds else _flat(level, kinds, dtype)
-    return None if flat is None else flat.reshape(shape)
-
-
-def _flat(level: list, kinds: set[type], dtype: tf.DType) -> np.ndarray | None:
-    if dtype == tf.string and kinds <= {str}:
-        return _objects([text.encode("utf-8", "surrogateescape") for text in level])
-    if dtype == tf.bool and kinds <= {bool}:
-        return np.array(level, bool)
-    if dtype in _FLOATS and kinds <= {int, float}:
-        with np.errstate(over="ignore"):
-            return np.array(level, np.float64).astype(dtype.as_numpy_dtype)
-    if dtype in _INT_RANGES and kinds <= {int}:
-        return _integers(level, dtype)
-    return None
-
-
-def _integers(level: list[int], dtype: tf.DType) -> np.ndarray | None:
-    bounds = np.iinfo(_INT_RANGES[dtype])
-    if level and not (bounds.min <= min(level) and max(level) <= bounds.max):
-        return None
-    return np.array(level, bounds.dtype).astype(dtype.as_numpy_dtype)
-
-
-def _objects(values: list[bytes]) -> np.ndarray:
-    return np.array([*values, None], object)[:-1]  # None keeps numpy from looking into them.
-
-
-def _slow(value: Any, dtype: tf.DType) -> np.ndarray:
-    """Returns the array of `value`, met one by one; raises at the first that does not fit."""
-    shape = _shape(value)
-    values: list[np.ndarray] = []
-    _walk(value, 0, shape, dtype, values)
-    flat = np.concatenate(values) if values else np.empty(0, dtype.as_numpy_dtype)
-    return flat.reshape(shape)
-
-
-def _shape(value: Any) -> list[int]:
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        value = value[0] if value else None
-    return shape
-
-
-def _walk(value: Any, level: int, shape: list[int], dtype: tf.DType, values: list) -> None:
-    rank = len(shape)
-    if not isinstance(value, list):
-        if level != rank:
-            raise invalid(
-                f"JSON Value: {_show(value)} found at incorrect level: {level + 1} "
-                f"in the JSON DOM. Expected at level: {rank}"
-            )
-        return values.append(_scalar(value, dtype))
-    if level >= rank:
-        raise invalid(f"Encountered list at unexpected level: {level} expected < {rank}")
-    if len(value) != shape[level]:
-        raise invalid(
-            f"Encountered list at unexpected size: {len(value)} at level: {level} "
-            f"expected size: {shape[level]}"
-        )
-    for item in value:
-        _walk(item, level + 1, shape, dtype, values)
-
-
-def _scalar(value: Any, dtype: tf.DType) -> np.ndarray:
-    if isinstance(value, dict) and dtype == tf.string:
-        return _objects([_base64(value)])
-    if not (dtype in _FLOATS or dtype in _INT_RANGES or dtype in (tf.string, tf.bool)):
-        text = f"Conversion of JSON Value: {_show(value)} to type: {dtype.name}"
-        raise ServingError(Code.UNIMPLEMENTED, text)
-    array = _flat([value], {type(value)}, dtype)
-    if array is None:
-        raise invalid(
-            f"JSON Value: {_show(value)} Type: {_kind(value)} is not of expected type: "
-            f"{_type_name(dtype)}"
-        )
-    return array
-
-
-def _base64(value: dict) -> bytes:
-    if _is_named(value):
-        raise invalid(f"JSON Value: {_show(value)} not formatted correctly for base64 data")
-    text = value["b64"]
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid("Unable to base64 decode") from None
-
-
-def _is_named(value: Any) -> bool:
-    """Tells an object of named tensors from other values, `{"b64": …}` among them."""
-    if not isinstance(value, dict):
-        return False
-    return not (value.keys() == {"b64"} and isinstance(value["b64"], str))
-
-
-def _kind(value: Any) -> str:
-    return {str: "String", dict: "Object", list: "Array", bool: str(value), type(None): "Null"}.get(
-        type(value), "Number"
-    )
-
-
-def _type_name(dtype: tf.DType) -> str:
-    return {tf.float32: "float", tf.float64: "double"}.get(dtype, dtype.name)
+    return {name: json_values.tensor(value[name], dtype) for name, dtype in dtypes.items()}
 
 
 def _malformed(document: Mapping[str, Any], text: str) -> ServingError:
-    return invalid(f"JSON Value: {_show(document)} {text}")
+    return invalid(f"JSON Value: {json_values.show(document)} {text}")
 
 
-def _show(value: Any) -> str:
-    return json.dumps(value, indent=4, ensure_ascii=False)[:_LONGEST_VALUE]
+def _parse_error(error: json.JSONDecodeError) -> str:
+    if error.msg == "Expecting ',' delimiter" and _in_array(error.doc[: error.pos]):
+        return "Missing a comma or ] after an array element."
+    return _PARSE_ERRORS.get(error.msg, error.msg)
+
+
+def _in_array(text: str) -> bool:
+    """Tells whether the innermost bracket that `text` leaves open is that of an array."""
+    brackets = re.sub(r'"(?:\\.|[^"\\])*"|[^][{}]', "", text)
+    while (rest := re.sub(r"\[\]|\{\}", "", brackets)) != brackets:
+        brackets = rest
+    return brackets.endswith("[")

@@ -5,11 +5,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.python.client import pywrap_tf_session
 
 from serving.model_server.errors import Code, ServingError, not_found
-
-Signatures = Mapping[str, tf.compat.v1.MetaGraphDef.SignatureDefEntry]
 
 
 class Servable:
@@ -23,7 +22,7 @@ class Servable:
         signatures: `SignatureDef` by name.
     """
 
-    def __init__(self, session: tf.compat.v1.Session, signatures: Signatures):
+    def __init__(self, session: tf.compat.v1.Session, signatures: Mapping[str, SignatureDef]):
         self.signatures = dict(signatures)
         self._session = session
         self._session.graph.finalize()
@@ -50,9 +49,10 @@ class Servable:
         fetch = [self._output(name) for name in fetches]
         try:
             with _run_options(timeout_ms) as options:
-                return self._session._call_tf_sessionrun(options, feed, fetch, [], None)
+                values = self._session._call_tf_sessionrun(options, feed, fetch, [], None)
         except tf.errors.OpError as error:
             raise ServingError(Code(error.error_code), error.message) from None
+        return [_array(value) for value in values]
 
     def close(self) -> None:
         """Gives back the session's memory."""
@@ -68,6 +68,11 @@ class Servable:
             return self._session.graph.get_tensor_by_name(name)
         except (KeyError, ValueError):
             raise not_found(f"Tensor {name} not found in the graph") from None
+
+
+def _array(value) -> np.ndarray:
+    """Returns what the session gives, which for a string scalar is `bytes`, as an array."""
+    return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
 @contextmanager

@@ -1,0 +1,132 @@
+"""TF Serving's REST API: from a path and a body to an answer, without sockets."""
+
+import json
+import logging
+import re
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from google.protobuf import json_format
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+
+from serving.model_server import json_request, json_response
+from serving.model_server.core import ServerCore
+from serving.model_server.errors import Code, ServingError, invalid
+
+_LOG = logging.getLogger(__name__)
+_WHICH = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:]+)))?"
+_POST = re.compile(
+    rf"(?i)/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<method>classify|regress|predict)", re.ASCII
+)
+_GET = re.compile(rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?:/(?P<metadata>metadata))?")
+_STATUS = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+_LARGEST_VERSION = 2**63 - 1
+
+
+class Answer(NamedTuple):
+    """An HTTP answer before its headers."""
+
+    status: int
+    body: str
+    kind: str = "application/json"
+
+
+class RestApi:
+    """HTTP requests answered by a core; knows no sockets.
+
+    Args:
+        core: Answers the questions.
+        timeout_ms: Longest time for one.
+    """
+
+    def __init__(self, core: ServerCore, timeout_ms: int):
+        self._core = core
+        self._timeout_ms = timeout_ms
+
+    def answer(self, method: str, path: str, body: bytes) -> Answer:
+        """Returns the answer to one request; every failure becomes one."""
+        if not path.lower().startswith("/v1/"):
+            return Answer(404, "<html><body><h1>Not Found</h1></body></html>", "text/html")
+        try:
+            return Answer(200, self._route(method, path, body))
+        except ServingError as error:
+            return Answer(_STATUS[error.code], _error_body(error.message))
+        except Exception as error:
+            _LOG.exception("A request failed in the server itself")
+            return Answer(500, _error_body(f"{type(error).__name__}: {error}"))
+
+    def _route(self, method: str, path: str, body: bytes) -> str:
+        if method == "POST" and (match := _POST.fullmatch(path)):
+            return self._post(match["method"].lower(), _model_spec(match), body)
+        if method == "GET" and (match := _GET.fullmatch(path)):
+            if not match["name"]:
+                raise invalid("Missing model name in request.")
+            ask = self._metadata if match["metadata"] else self._model_status
+            return ask(_model_spec(match))
+        raise invalid(f"Malformed request: {method} {path}")
+
+    def _post(self, method: str, spec: ModelSpec, body: bytes) -> str:
+        if method != "predict":
+            raise ServingError(Code.UNIMPLEMENTED, f"{method} is not served by this server.")
+        document = json_request.parse(body)
+        spec.signature_name = json_request.signature_name(document)
+        inputs = json_request.inputs(document, self._core.signature(spec).inputs)
+        outputs = self._core.predict(spec, inputs.arrays, (), self._timeout_ms).outputs
+        return json_response.rows(outputs) if inputs.rows else json_response.columns(outputs)
+
+    def _model_status(self, spec: ModelSpec) -> str:
+        return _json(self._core.status(GetModelStatusRequest(model_spec=spec))) + "\n"
+
+    def _metadata(self, spec: ModelSpec) -> str:
+        request = GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        response = self._core.metadata(request)
+        signatures = SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        return (
+            f'{{\n"model_spec":{_json(response.model_spec)},\n'
+            f'"metadata": {{"signature_def": {_json(signatures)}\n}}\n}}\n'
+        )
+
+
+def _model_spec(match: re.Match) -> ModelSpec:
+    spec = ModelSpec(name=unquote(match["name"]))
+    if match["version"]:
+        if int(match["version"]) > _LARGEST_VERSION:
+            raise invalid(f"Failed to convert version: {match['version']} to numeric.")
+        spec.version.value = int(match["version"])
+    if match["label"]:
+        spec.version_label = unquote(match["label"])
+    return spec
+
+
+def _json(message) -> str:
+    return json_format.MessageToJson(
+        message,
+        always_print_fields_with_no_presence=True,
+        preserving_proto_field_name=True,
+        indent=1,
+    )
+
+
+def _error_body(message: str) -> str:
+    return json.dumps({"error": message}, indent=4, ensure_ascii=False)

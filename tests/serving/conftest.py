@@ -1,0 +1,204 @@
+"""SavedModels that the serving tests build themselves, and a server of them all."""
+
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving.client import Client
+from serving.model_server.flags import Options
+from serving.model_server.server import Server
+
+# One identity signature each; complex and 16-bit floats travel over gRPC only.
+DTYPES = (
+    "float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
+    "bool string complex64 complex128 float16 bfloat16"
+).split()
+
+
+class HalfPlus(tf.Module):
+    """y = x / 2 + b."""
+
+    def __init__(self, b: float):
+        self.half = tf.Variable(0.5)
+        self.b = tf.Variable(b)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def __call__(self, x):
+        return {"y": self.half * x + self.b}
+
+
+class Identities(tf.Module):
+    """One signature a type, which gives back what it takes."""
+
+    def signatures(self):
+        return {name: self._identity(tf.as_dtype(name)) for name in DTYPES}
+
+    def _identity(self, dtype):
+        spec = tf.TensorSpec(None, dtype, name="x")
+        return tf.function(lambda x: {"y": tf.identity(x)}, input_signature=[spec])
+
+
+class TwoInputs(tf.Module):
+    """Two inputs, two outputs, and outputs that have no common rows."""
+
+    def signatures(self):
+        a, b = (tf.TensorSpec([None, 2], tf.float32, name=name) for name in "ab")
+        return {
+            "serving_default": tf.function(
+                lambda a, b: {"total": a + b, "row_sum": tf.reduce_sum(a, axis=1)},
+                input_signature=[a, b],
+            ),
+            "uneven": tf.function(
+                lambda a: {"y": a, "z": tf.concat([a, a], 0)}, input_signature=[a]
+            ),
+            "scalar": tf.function(lambda a: {"y": tf.reduce_sum(a)}, input_signature=[a]),
+        }
+
+
+class Words(tf.Module):
+    """A vocabulary in an asset: words to numbers, and the words as text and as bytes."""
+
+    def __init__(self, vocabulary: Path):
+        vocabulary.write_text("one\ntwo\nthree\n")
+        self.file = tf.saved_model.Asset(str(vocabulary))
+        initializer = tf.lookup.TextFileInitializer(
+            self.file.asset_path,
+            *(tf.string, tf.lookup.TextFileIndex.WHOLE_LINE),
+            *(tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER),
+        )
+        self.table = tf.lookup.StaticHashTable(initializer, default_value=-1)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="words")])
+    def __call__(self, words):
+        return {"ids": self.table.lookup(words), "words": words, "words_bytes": words}
+
+
+class Slow(tf.Module):
+    """Counts to n, for as long as it takes."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32, name="n")])
+    def __call__(self, n):
+        count = tf.while_loop(
+            lambda i: i < n, lambda i: [i + 1], [tf.constant(0)], parallel_iterations=1
+        )
+        return {"count": count[0]}
+
+
+def save_counter(folder: str) -> None:
+    """Writes a SavedModel of TensorFlow 1, whose reference variable TensorFlow 2 cannot load."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        by = v1.placeholder(tf.float32, [], name="by")
+        variable = v1.get_variable("count", initializer=0.0, use_resource=False)
+        count = v1.assign_add(variable, by)
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, folder, inputs={"by": by}, outputs={"count": count})
+
+
+@pytest.fixture(scope="session")
+def save_half_plus():
+    """Writes a version that adds `b`."""
+
+    def save(folder, b: float) -> None:
+        module = HalfPlus(b)
+        tf.saved_model.save(module, str(folder), signatures=module.__call__)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def save_words():
+    """Writes a version with a vocabulary."""
+
+    def save(folder, vocabulary: Path) -> None:
+        module = Words(vocabulary)
+        tf.saved_model.save(module, str(folder), signatures=module.__call__)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def model_root(tmp_path_factory, save_half_plus, save_words) -> Path:
+    """DIR/NAME/VERSION for every model above, and things that are no models."""
+    root = tmp_path_factory.mktemp("models")
+    save_half_plus(root / "half_plus" / "1", 2.0)
+    save_half_plus(root / "half_plus" / "2", 3.0)
+    identities, two = Identities(), TwoInputs()
+    tf.saved_model.save(identities, str(root / "identity/1"), signatures=identities.signatures())
+    tf.saved_model.save(two, str(root / "two_inputs/7"), signatures=two.signatures())
+    save_words(root / "words" / "1", root.parent / "vocabulary.txt")
+    slow = Slow()
+    tf.saved_model.save(slow, str(root / "slow/1"), signatures=slow.__call__)
+    save_counter(str(root / "counter/1"))
+    (root / ".hidden" / "1").mkdir(parents=True)
+    (root / "half_plus" / "tmp-3").mkdir()
+    (root / "README").write_text("not a model")
+    return root
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Returns a port that nothing listens at."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def options(free_port):
+    """Options for a test: free ports, quick polls, no second attempts."""
+
+    def make(**changed) -> Options:
+        port = free_port()
+        quick = {"file_system_poll_wait_seconds": 0.05, "max_num_load_retries": 0}
+        return Options(**{"port": port, **quick, **changed})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def server(model_root, options, free_port, tmp_path_factory):
+    """A server of all models; says its address, its REST port and its socket."""
+    socket_path = str(tmp_path_factory.mktemp("socket") / "grpc")
+    chosen = options(
+        model_root=str(model_root),
+        rest_api_port=free_port(),
+        grpc_socket_path=socket_path,
+        enable_grpc_healthcheck_service=True,
+    )
+    with Server(chosen):
+        yield SimpleNamespace(
+            address=f"localhost:{chosen.port}",
+            rest_port=chosen.rest_api_port,
+            socket_path=socket_path,
+        )
+
+
+@pytest.fixture
+def client(server):
+    with Client(server.address) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def example_of():
+    """Returns an array of a type, with its extremes."""
+
+    def make(dtype: str) -> np.ndarray:
+        if dtype == "string":
+            return np.array([["one", "zwölf"], ["", "三"]], object)
+        numpy_dtype = np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
+        if numpy_dtype.kind in "iu":
+            limits = np.iinfo(numpy_dtype)
+            return np.array([limits.min, 0, 1, limits.max], numpy_dtype)
+        return np.array([[0, 1, 1, 0]]).astype(numpy_dtype)
+
+    return make
