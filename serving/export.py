@@ -44,7 +44,7 @@ def export(task: Task, root: Path, name: str, version: int | None = None) -> Pat
             )
         partial = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=model))
         try:
-            tf.saved_model.save(task, str(partial), signatures=task.signatures())
+            tf.saved_model.save(_Served(task), str(partial), signatures=task.signatures())
             partial.chmod(0o755)
             os.rename(partial, target)
         finally:
@@ -52,6 +52,19 @@ def export(task: Task, root: Path, name: str, version: int | None = None) -> Pat
     except (OSError, tf.errors.OpError) as error:
         raise _explained(error, model) from error
     return target
+
+
+class _Served(tf.Module):
+    """What the served functions need of a task, and nothing else.
+
+    The weights are TensorFlow's own variables: of a Keras variable `tf.saved_model.save` makes a
+    second one, and that is the one TF Serving restores.
+    """
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.weights = [variable.value for variable in task.model.variables]
+        self.frontends = task.frontends
 
 
 def next_version(model: Path) -> int:

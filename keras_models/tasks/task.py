@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 
+import keras
 import tensorflow as tf
 
 Tensors = Mapping[str, tf.Tensor]
@@ -14,8 +15,15 @@ class Task(tf.Module, abc.ABC):
     """One kind of job, from raw records to answers.
 
     The engine trains by `features`, `feasible` and `losses`; evaluation and the served model
-    answer by one function, `answer`. A subclass holds a frontend and a model.
+    answer by one function, `answer`.
+
+    Attributes:
+        model: The Keras layer with all the variables.
+        frontends: By field, what turns raw records into features, with its assets.
     """
+
+    model: keras.layers.Layer
+    frontends: dict[str, tf.Module]
 
     @abc.abstractmethod
     def features(self, records: Tensors) -> dict[str, tf.Tensor | tf.RaggedTensor]:

@@ -29,11 +29,11 @@ class Transcriber(Task):
         super().__init__()
         self._config = config
         self._input, self._output = config.input.field, config.output.field
-        self._frontends = {text.field: TextFrontend(text, folder) for text in config.texts}
-        self.model = model.build(*(frontend.size for frontend in self._frontends.values()))
+        self.frontends = {text.field: TextFrontend(text, folder) for text in config.texts}
+        self.model = model.build(*(frontend.size for frontend in self.frontends.values()))
 
     def features(self, records):
-        return {name: front.encode(records[name]) for name, front in self._frontends.items()}
+        return {name: front.encode(records[name]) for name, front in self.frontends.items()}
 
     def feasible(self, features):
         """A label needs a frame to be read at; many may share one."""
@@ -48,7 +48,7 @@ class Transcriber(Task):
 
     def answer(self, inputs):
         """Returns the output text, and `log_probability` of the best alignment that was found."""
-        text = self._frontends[self._input].encode(inputs[self._input])
+        text = self.frontends[self._input].encode(inputs[self._input])
         batch = pad({self._input: self._within_limit(text)})
         encoding = self.model.encode(batch[self._input], batch[self._input + LENGTHS])
         found = greedy_transducer_search(
@@ -58,7 +58,7 @@ class Transcriber(Task):
             batch[self._input + LENGTHS],
             max_symbols_per_frame=self._config.max_symbols_per_frame,
         )
-        decoded = self._frontends[self._output].decode(found.tokens)
+        decoded = self.frontends[self._output].decode(found.tokens)
         return {self._output: decoded, "log_probability": found.log_probability}
 
     @property
