@@ -75,7 +75,7 @@ def greedy_transducer_search(
     def step(search):
         running = search.frames < frame_lengths
         logits = score(tf.minimum(search.frames, last_frames), search.state)
-        logits = tf.cast(logits, tf.float32)
+        logits = _check_logits(tf.cast(logits, tf.float32), blank)
         symbol = tf.argmax(logits, axis=-1, output_type=tf.int32)
         full = (search.symbols >= max_symbols_per_frame) | (search.lengths >= width)
         symbol = tf.where(full, blank, symbol)
@@ -138,6 +138,13 @@ def _write(tokens, lengths, label):
     """
     indices = tf.stack([tf.range(tf.shape(tokens)[0]), lengths], axis=1)
     return tf.tensor_scatter_nd_update(tokens, indices, label)
+
+
+def _check_logits(logits, blank):
+    size = logits.shape[-1]
+    if size is not None and blank >= size:
+        raise ValueError(f"`blank` must be in [0, {size}). Received: blank={blank}")
+    return logits
 
 
 def _check_arguments(frame_lengths, blank, max_symbols_per_frame, max_length):

@@ -9,6 +9,8 @@ from keras_models import BLANK
 # The logarithm of no probability at all. Finite, so that two of them differ by a number.
 LOG_ZERO = -1e30
 
+_ASIDE = 2.0**64
+
 
 class Lattice(NamedTuple):
     """What is known of a transducer's lattice once all its paths are summed.
@@ -67,10 +69,12 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, blank=BLANK):
     @tf.custom_gradient
     def losses_of(logits):
         scores = tf.cast(logits, tf.float32)
-        normalisers = tf.reduce_logsumexp(scores, axis=-1)  # [B, T, U + 1]
+        # Of the log-sum-exp both parts are kept: their sum has lost the lesser's digits.
+        tops = tf.reduce_max(scores, axis=-1)  # [B, T, U + 1]
+        sums = tf.reduce_sum(tf.exp(scores - tops[..., None]), axis=-1)
         lattice = transducer_lattice(
-            scores[..., blank] - normalisers,
-            _scores_of_labels(scores, symbols) - normalisers,
+            scores[..., blank] - tops - tf.math.log(sums),
+            _scores_of_labels(scores, symbols) - tops - tf.math.log(sums),
             logit_lengths,
             label_lengths,
         )
@@ -80,7 +84,8 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, blank=BLANK):
             weights = tf.where(tf.math.is_inf(lattice.losses), 0.0, upstream)[:, None, None]
             by_logits = _gradient_by_logits(
                 logits,
-                normalisers,
+                tops,
+                sums,
                 tf.math.multiply_no_nan(weights, lattice.blank_occupancies),
                 tf.math.multiply_no_nan(weights, lattice.label_occupancies),
                 symbols,
@@ -134,14 +139,14 @@ def transducer_lattice(blank_scores, label_scores, logit_lengths, label_lengths)
 
 
 def _mask_arcs(blank_rows, label_rows, logit_lengths, label_lengths):
-    """Returns the rows without arcs that lead off the lattice, `[T + U, B, U + 1]`.
+    """Returns the rows without arcs that lead off the lattice, `[T + U + 1, B, U + 1]`.
 
     From the final node on a blank of probability 1 leads straight through the remaining rows, so
     that every example ends in the last.
     """
     rows, width = tf.shape(blank_rows)[0], tf.shape(blank_rows)[2]
     emitted = tf.range(width)  # [U + 1]
-    frame = (tf.range(rows)[:, None] - emitted)[:, None, :]  # [T + U, 1, U + 1]
+    frame = (tf.range(rows)[:, None] - emitted)[:, None, :]  # [T + U + 1, 1, U + 1]
     frames = tf.cast(logit_lengths, tf.int32)[:, None]
     labels = tf.cast(label_lengths, tf.int32)[:, None]
     before = emitted < labels  # [B, U + 1]
@@ -156,7 +161,7 @@ def _mask_arcs(blank_rows, label_rows, logit_lengths, label_lengths):
 
 
 def _sum_paths(blank_rows, label_rows):
-    """Returns log α at each end, `[B]`, and the log-odds of having come by blank, `[T + U, …]`."""
+    """Returns log α at the ends, `[B]`, and each row's log-odds of having come by its blank."""
     rows, batch, width = tf.unstack(tf.shape(blank_rows))
     blanks = tf.TensorArray(tf.float32, rows).unstack(blank_rows)
     labels = tf.TensorArray(tf.float32, rows).unstack(label_rows)
@@ -181,7 +186,7 @@ def _sum_paths(blank_rows, label_rows):
 
 
 def _push_back(blank_shares, label_shares, ends):
-    """Returns the occupancy of the node in which each row's arcs end, `[T + U, B, U + 1]`."""
+    """Returns the occupancy of the node in which each row's arcs end, `[T + U + 1, B, U + 1]`."""
     rows = tf.shape(blank_shares)[0]
     blanks = tf.TensorArray(tf.float32, rows).unstack(blank_shares)
     labels = tf.TensorArray(tf.float32, rows).unstack(label_shares)
@@ -201,11 +206,15 @@ def _push_back(blank_shares, label_shares, ends):
 
 
 def _skew(x):
-    """Returns `y [T + U, B, U + 1]` with `y[t + u, b, u] = x[b, t, u]`; the rest is LOG_ZERO."""
+    """Returns `y [T + U + 1, B, U + 1]` with `y[t + u, b, u] = x[b, t, u]`, elsewhere LOG_ZERO.
+
+    No arc leaves the last row. It is there for XLA, which wants one even if T and U are 0.
+    """
     batch, frames, width = tf.unstack(tf.shape(x))
-    rows = frames + width - 1
-    x = tf.pad(tf.transpose(x, [0, 2, 1]), [[0, 0], [0, 0], [0, width]], constant_values=LOG_ZERO)
-    # Each column is one longer than in y, and so begins one further down than the one before.
+    rows = frames + width
+    x = tf.transpose(x, [0, 2, 1])
+    x = tf.pad(x, [[0, 0], [0, 0], [0, width + 1]], constant_values=LOG_ZERO)
+    # Columns are longer by one here than in y, where each thus begins one row further down.
     x = tf.reshape(x, [batch, width * (rows + 1)])[:, : width * rows]
     return tf.transpose(tf.reshape(x, [batch, width, rows]), [2, 0, 1])
 
@@ -237,15 +246,23 @@ def _scores_of_labels(scores, symbols):
     return tf.gather(scores, symbols, batch_dims=3)
 
 
-def _gradient_by_logits(logits, normalisers, blanks, labels, symbols, blank):
-    """Returns softmax times the occupancy of the node, less those of its arcs, as `logits`."""
-    gradient = tf.exp(tf.cast(logits, tf.float32) - normalisers[..., None])
-    # 0 where the occupancy is 0, be the logits there NaN.
-    gradient = tf.math.multiply_no_nan(gradient, (blanks + labels)[..., None])
+def _gradient_by_logits(logits, tops, sums, blanks, labels, symbols, blank):
+    """Returns softmax times the occupancy of the node, less those of its arcs, as `logits`.
+
+    To subtract at one symbol only, all others are so large meanwhile that the difference is lost
+    in rounding; powers of two lose nothing else. Unlike a `where` this needs no operand of the
+    size of the logits, so that even without XLA every step happens in place.
+    """
     symbol = tf.range(tf.shape(logits)[3])
-    gradient -= tf.where(symbol == blank, blanks[..., None], 0.0)
-    gradient -= tf.where(symbol == symbols[:, None, :, None], labels[..., None], 0.0)
-    return tf.cast(gradient, logits.dtype)
+    but_blank = tf.where(symbol == blank, 1.0, _ASIDE)  # [V]
+    but_label = tf.where(symbol == symbols[:, None, :, None], 1.0, _ASIDE)  # [B, 1, U + 1, V]
+    # 0 where the occupancy is 0, be the logits there NaN.
+    weights = tf.math.multiply_no_nan(1.0 / sums, blanks + labels)[..., None]
+    gradient = tf.exp(tf.cast(logits, tf.float32) - tops[..., None])
+    gradient = tf.math.multiply_no_nan(gradient, weights)
+    gradient = gradient * but_blank - blanks[..., None]
+    gradient = gradient * (but_label / but_blank) - labels[..., None]
+    return tf.cast(gradient * (1.0 / but_label), logits.dtype)
 
 
 def _check_arguments(logits, labels, logit_lengths, label_lengths, blank):
