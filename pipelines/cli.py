@@ -21,9 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import jobfile
+from pipelines.display import Display, label, show
+from pipelines.errors import Interrupted, UsageError
 from pipelines.folder import RunFolder
 from pipelines.job import Job
-from pipelines.jobfile import JobFile, UsageError
+from pipelines.jobfile import JobFile
+from serving.model_server.quiet import import_tensorflow
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 _ABOUT = """Sequence models in TensorFlow, from raw data to a served model.
@@ -71,14 +74,14 @@ def _guarded(command: Callable[[], int | None]) -> int:
         return _say(error, USAGE)
     except pydantic.ValidationError as error:
         return _say(_in_words(error), USAGE)
+    except Interrupted as error:
+        return _say(f"{error}; the same command goes on from there", INTERRUPTED)
     except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
+        return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except Exception as error:
-        if type(error).__name__ == "Interrupted":
-            return _say(f"{error}; the same command goes on from there", INTERRUPTED)
         if os.environ.get("TRANSDUCE_TRACEBACK"):
             raise
         return _say(error, FAILURE)
@@ -151,17 +154,10 @@ def _open(path: Path):
     """Returns the run recorded in a folder."""
     folder = RunFolder(path)
     folder.job()  # bad usage is told before the seconds that TensorFlow takes
-    _quiet_tensorflow()
-    from pipelines.display import Display
+    import_tensorflow()
     from pipelines.run import Run
 
     return Run(folder, Display())
-
-
-def _quiet_tensorflow() -> None:
-    """Leaves out TensorFlow's notes on start-up, unless the user has set what to see."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def _summarise(run) -> None:
@@ -180,10 +176,8 @@ def _summarise(run) -> None:
 
 
 def _print_numbers(console: Console, split: str, numbers: dict[str, float]) -> None:
-    from pipelines.display import show
-
     for name, value in numbers.items():
-        console.print(f"{split} {name.replace('_', ' ')}: {show(name, value)}")
+        console.print(f"{split} {label(name)} {show(name, value)}")
 
 
 def _examples(evaluation: dict, seed: int) -> Table:
@@ -250,7 +244,6 @@ def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501)
         port: For gRPC.
         rest_api_port: For REST; 0 for none.
     """
-    _quiet_tensorflow()
     from serving.model_server import main as serve_models
 
     flags = [f"--model_root={models}", f"--port={port}", f"--rest_api_port={rest_api_port}"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +18,8 @@ class Display:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._task = None
+        self._steps = self._first = 0
+        self._started = 0.0
 
     def note(self, text: str) -> None:
         """Shows one line."""
@@ -24,6 +28,7 @@ class Display:
     @contextmanager
     def training(self, step: int, steps: int):
         """Shows a bar, inside this context, where standard error is a terminal."""
+        self._first, self._steps, self._started = step, steps, time.monotonic()
         if not self._console.is_terminal:
             yield
             return
@@ -46,16 +51,26 @@ class Display:
             f"{numbers['padding_share']:.0%} padding"
         )
         if self._progress is None:
-            self.note(f"step {step}: {text}")
+            self.note(f"step {step} of {self._steps}: {text}, {self._time_left(step)} left")
         else:
             self._progress.update(self._task, completed=step, description=text)
 
+    def _time_left(self, step: int) -> timedelta:
+        pace = (time.monotonic() - self._started) / (step - self._first)
+        return timedelta(seconds=round(pace * (self._steps - step)))
+
     def evaluation(self, step: int, numbers: Mapping[str, float], best: bool) -> None:
         """Shows an evaluation on the validation split."""
-        text = ", ".join(f"{name.replace('_', ' ')} {show(name, v)}" for name, v in numbers.items())
+        text = ", ".join(f"{label(name)} {show(name, value)}" for name, value in numbers.items())
         self.note(f"step {step}: validation {text}{' (best so far)' if best else ''}")
 
 
 def show(name: str, value: float) -> str:
     """Returns a number as text, a rate in percent."""
     return f"{value:.2%}" if name.endswith("_rate") else f"{value:.4f}"
+
+
+def label(name: str) -> str:
+    """Returns a number's name as people say it: `phoneme_error_rate` is PER."""
+    words = name.split("_")
+    return "".join(word[0] for word in words).upper() if len(words) > 2 else " ".join(words)

@@ -12,8 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 from pipelines import jobfile
+from pipelines.errors import UsageError
 from pipelines.job import Job
-from pipelines.jobfile import JobFile, UsageError
+from pipelines.jobfile import JobFile
 
 _PACKAGES = ("transduce", "tensorflow", "keras", "tensorflow-datasets", "numpy", "protobuf")
 

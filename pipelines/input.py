@@ -10,7 +10,6 @@ import tensorflow as tf
 from keras_models.frontends.padding import pad
 from keras_models.tasks.task import Task
 
-
 _CHUNKS_TO_SHUFFLE = 1024
 
 

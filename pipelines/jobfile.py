@@ -13,11 +13,8 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from pipelines import jobs
+from pipelines.errors import UsageError
 from pipelines.job import Job
-
-
-class UsageError(ValueError):
-    """What was asked for cannot be done as it was asked. Nothing was changed."""
 
 
 class JobFile(NamedTuple):

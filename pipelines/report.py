@@ -8,7 +8,7 @@ import random
 import matplotlib.figure
 
 from keras_models.metrics import confusions
-from pipelines.display import show
+from pipelines.display import label, show
 from pipelines.folder import RunFolder
 from pipelines.job import Job
 from pipelines.log import read_metrics
@@ -45,7 +45,7 @@ def _results(folder: RunFolder, evaluation: dict) -> str:
         ("Steps, and the best one", f"{train['steps']:,}, {train['best_step']:,}"),
         ("Test inputs", f"{len(evaluation['inputs']):,}"),
         *(
-            (f"Test {metric.replace('_', ' ')}", show(metric, value))
+            (f"Test {label(metric)}", show(metric, value))
             for metric, value in evaluation["numbers"].items()
         ),
         ("Served answers that equal the trained model's", f"{folder.done('verify')['examples']}"),

@@ -14,13 +14,10 @@ import tensorflow as tf
 from keras_models.frontends.padding import LENGTHS
 from keras_models.tasks.task import Task
 from pipelines.display import Display
+from pipelines.errors import Interrupted
 from pipelines.job import Train
 from pipelines.log import MetricsLog
 from pipelines.schedules import LearningRate
-
-
-class Interrupted(Exception):
-    """Training was asked to stop, and saved what it had."""
 
 
 class NotFinite(ArithmeticError):

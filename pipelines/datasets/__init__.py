@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +64,8 @@ def _open_tfds(data: Data, fields: Sequence[str]) -> Source:
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise DataError(f"There is no data set {full_name!r}: {error}") from error
     _require_features(builder, fields)
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(sys.stderr):  # it tells of its progress
+        builder.download_and_prepare()
     reading = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
     splits = {
         split: builder.as_dataset(split=split, read_config=reading).map(

@@ -145,7 +145,7 @@ def _write(
                 examples[split] += 1
     if bad.shown and not skip_bad_lines:
         raise DataError(
-            f"{bad}\nCorrect them, or skip and count such lines with --data.skip_bad_lines True."
+            f"{bad}\nCorrect them, or skip and count such lines with --data.skip_bad_lines."
         )
     for split in SPLITS:
         if not examples[split]:
