@@ -48,10 +48,18 @@ def _session_config(options: Options) -> tf.compat.v1.ConfigProto:
 
 def _reason(error: Exception) -> ServingError:
     if isinstance(error, tf.errors.OpError):
-        return ServingError(Code(error.error_code), _first_line(error.message))
+        plain = _without_traceback(error)
+        return ServingError(Code(plain.error_code), _first_line(plain.message))
     if isinstance(error, OSError | RuntimeError):  # No such SavedModel; no graph of these tags.
         return not_found(_first_line(str(error)))
     return ServingError(Code.UNKNOWN, f"{type(error).__name__}: {_first_line(str(error))}")
+
+
+def _without_traceback(error: tf.errors.OpError) -> tf.errors.OpError:
+    """Returns the error of the runtime, which `Session.run` wraps in one with graph tracebacks."""
+    while isinstance(error.__context__, tf.errors.OpError):
+        error = error.__context__
+    return error
 
 
 def _first_line(text: str) -> str:

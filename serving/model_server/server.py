@@ -99,7 +99,7 @@ class Server:
         if any(status.state is State.AVAILABLE for each in statuses.values() for status in each):
             return
         failures = "".join(
-            f"{{{{name: {name} version: {status.version}}} due to error: {status.error}}}, "
+            f"{{name: {name} version: {status.version}}} due to error: {status.error}}}, "
             for name, each in statuses.items()
             for status in each
         )

@@ -13,10 +13,24 @@ from serving.model_server.flags import Options
 from serving.model_server.server import Server
 
 # One identity signature each; complex and 16-bit floats travel over gRPC only.
-DTYPES = (
-    "float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
-    "bool string complex64 complex128 float16 bfloat16"
-).split()
+DTYPES = [
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+    "string",
+    "complex64",
+    "complex128",
+    "float16",
+    "bfloat16",
+]
 
 
 class HalfPlus(tf.Module):

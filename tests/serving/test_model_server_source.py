@@ -1,0 +1,98 @@
+import pytest
+
+from serving.model_server import config, source
+from serving.model_server.errors import ServingError
+from serving.model_server.flags import Options
+
+
+def make_folders(root, *paths):
+    for path in paths:
+        (root / path).mkdir(parents=True)
+
+
+def test_versions_are_the_folders_whose_names_are_numbers(tmp_path):
+    make_folders(tmp_path, "1", "00000123", "tmp-4", ".5", "6a", "-7", "٣", str(2**63))
+    (tmp_path / "8").write_text("a file")
+    assert source.versions_in(str(tmp_path)) == {
+        1: str(tmp_path / "1"),
+        123: str(tmp_path / "00000123"),
+    }
+
+
+def test_of_two_names_of_a_number_the_last_counts(tmp_path):
+    make_folders(tmp_path, "7", "007")
+    assert source.versions_in(str(tmp_path)) == {7: str(tmp_path / "7")}
+
+
+@pytest.mark.parametrize(("latest", "versions"), [(1, {10}), (2, {9, 10}), (5, {1, 9, 10})])
+def test_the_policy_wants_the_latest(tmp_path, latest, versions):
+    make_folders(tmp_path, "1", "9", "10")
+    assert set(source.aspired(source.Model("m", str(tmp_path), latest))) == versions
+
+
+def test_models_are_the_folders_with_versions(tmp_path):
+    make_folders(tmp_path, "b/1", "a/2", "empty", ".hidden/1", "other/text")
+    assert [model.name for model in source.models_in(str(tmp_path))] == ["a", "b"]
+
+
+def poller(root, told):
+    return source.Source(
+        lambda: source.models_in(str(root)),
+        lambda name, versions: told.append((name, set(versions))),
+        wait_seconds=0,
+    )
+
+
+def test_a_poll_tells_of_every_model(tmp_path):
+    make_folders(tmp_path, "a/1", "b/2")
+    told = []
+    poller(tmp_path, told).poll()
+    assert told == [("a", {1}), ("b", {2})]
+
+
+def test_a_model_that_goes_is_told_without_versions(tmp_path):
+    make_folders(tmp_path, "a/1", "b/2")
+    told = []
+    poll = poller(tmp_path, told).poll
+    poll()
+    (tmp_path / "a" / "1").rmdir()
+    told.clear()
+    poll()
+    assert told == [("a", set()), ("b", {2})]
+
+
+def test_a_root_that_goes_changes_nothing(tmp_path, caplog):
+    make_folders(tmp_path / "root", "a/1")
+    told = []
+    poll = poller(tmp_path / "root", told).poll
+    poll()
+    (tmp_path / "root").rename(tmp_path / "away")
+    told.clear()
+    poll()
+    poll()
+    assert told == []
+    assert len(caplog.records) == 1  # Said once, not at every poll.
+
+
+@pytest.mark.parametrize(
+    ("flag", "folders", "said"),
+    [
+        ("model_root", [], "Expected there: NAME/VERSION/saved_model.pb"),
+        ("model_root", ["1"], "it is the folder of one model. Give --model_base_path="),
+        ("model_root", ["m/latest"], "Expected there: NAME/VERSION/saved_model.pb"),
+        ("model_base_path", [], "Expected there: VERSION/saved_model.pb"),
+        ("model_base_path", ["m/1"], "Expected there: VERSION/saved_model.pb"),
+    ],
+)
+def test_a_folder_without_models_says_what_is_expected(tmp_path, flag, folders, said):
+    make_folders(tmp_path, *folders)
+    with pytest.raises(ServingError) as raised:
+        config.model_lister(Options(**{flag: str(tmp_path)}))
+    assert said in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+
+
+@pytest.mark.parametrize("flag", ["model_root", "model_base_path"])
+def test_a_folder_that_is_not_there_is_named(tmp_path, flag):
+    with pytest.raises(ServingError, match=r"Could not find base path .*/none: No such file"):
+        config.model_lister(Options(**{flag: str(tmp_path / "none")}))
