@@ -1,0 +1,117 @@
+"""A task small enough to learn within a second, and words for it: `abc` is said `ABC`."""
+
+import itertools
+import random
+
+import keras
+import pytest
+import tensorflow as tf
+
+from keras_models.frontends.padding import LENGTHS
+from keras_models.layers.dropout import dropout
+from keras_models.metrics import error_rates
+from keras_models.tasks.task import Task
+
+ALPHABET = "abcde"
+
+
+class Letters(keras.layers.Layer):
+    """Scores the sounds of each letter by itself."""
+
+    def __init__(self, units: int, rate: float):
+        super().__init__()
+        self._rate = rate
+        self._embedding = keras.layers.Embedding(1 + len(ALPHABET), units)
+        self._scores = keras.layers.Dense(1 + len(ALPHABET))
+        self._embedding.build()
+        self._scores.build((None, units))
+        self.built = True
+
+    def call(self, letters, dropout_seed=None):
+        return self._scores(dropout(self._embedding(letters), self._rate, dropout_seed))
+
+
+class Speller(Task):
+    """Says a word letter by letter. A word has a letter at least, and no more sounds than letters.
+
+    Args:
+        units: Width of the vectors that stand for letters.
+        rate: Share of activations dropped in training.
+    """
+
+    def __init__(self, units: int = 7, rate: float = 0.3):
+        super().__init__()
+        self.frontends = {}
+        self.model = Letters(units, rate)
+
+    def features(self, records):
+        return {"text": _numbers(records["text"], "a"), "sound": _numbers(records["sound"], "A")}
+
+    def feasible(self, features):
+        letters, sounds = (features[name].row_lengths() for name in ("text", "sound"))
+        return (letters > 0) & (sounds <= letters)
+
+    def losses(self, batch, dropout_seed=None):
+        width = tf.minimum(tf.shape(batch["text"])[1], tf.shape(batch["sound"])[1])
+        sounds, letters = batch["sound"][:, :width], batch["text"][:, :width]
+        scores = self.model(letters, dropout_seed)  # [B, U, V]
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(sounds, scores)
+        said = tf.sequence_mask(batch["sound" + LENGTHS], width, tf.float32)
+        return tf.reduce_sum(losses * said, axis=1)
+
+    def answer(self, inputs):
+        letters = _numbers(inputs["text"], "a")
+        sounds = tf.argmax(self.model(letters.flat_values)[:, 1:], -1, tf.int32) + ord("A")
+        return {"sound": tf.strings.unicode_encode(letters.with_flat_values(sounds), "UTF-8")}
+
+    @property
+    def input_signature(self):
+        return {"text": tf.TensorSpec([None], tf.string, "text")}
+
+    @property
+    def output_name(self):
+        return "sound"
+
+    def measure(self, answers, references):
+        rates = error_rates(
+            [" ".join(answer) for answer in answers],
+            [[" ".join(reference) for reference in accepted] for accepted in references],
+        )
+        return {
+            "sound_error_rate": rates.token_error_rate,
+            "word_error_rate": rates.sequence_error_rate,
+        }
+
+
+def _numbers(text: tf.Tensor, first: str) -> tf.RaggedTensor:
+    return tf.strings.unicode_decode(text, "UTF-8") - ord(first) + 1
+
+
+@pytest.fixture(scope="session")
+def speller() -> type[Speller]:
+    """The task."""
+    return Speller
+
+
+@pytest.fixture(scope="session")
+def words():
+    """Returns distinct words of one to four letters, long and short ones mixed."""
+
+    def some(count: int) -> list[str]:
+        lengths = range(1, 5)
+        every = ["".join(w) for n in lengths for w in itertools.product(ALPHABET, repeat=n)]
+        return random.Random(3).sample(every, count)
+
+    return some
+
+
+@pytest.fixture(scope="session")
+def records():
+    """Returns raw records of (text, sound), some together and kept in memory."""
+
+    def of(pairs: list[tuple[str, str]], together: int = 6) -> tf.data.Dataset:
+        texts, sounds = zip(*pairs, strict=True)
+        columns = {"text": list(texts), "sound": list(sounds)}
+        return tf.data.Dataset.from_tensor_slices(columns).batch(together).cache()
+
+    return of

@@ -1,0 +1,198 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines.input import Measured, bucket_widths, training_batches
+
+NAMES = ["text", "sound"]
+TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def pairs(words):
+    """97 words and what is said of them, not always all; no two words are the same."""
+    return [(word, word[: 1 + i % len(word)].upper()) for i, word in enumerate(words(97))]
+
+
+@pytest.fixture(scope="module")
+def widths(pairs):
+    return bucket_widths(np.array([[len(text), len(sound)] for text, sound in pairs]), buckets=3)
+
+
+@pytest.fixture(scope="module")
+def batches_of(speller, records, pairs, widths):
+    """Returns endless batches."""
+    task = speller()
+
+    def make(seed=1, pairs=pairs, tokens=TOKENS):
+        return training_batches(records(pairs), task, NAMES, widths, tokens, 31, seed)
+
+    return make
+
+
+def texts(batch):
+    """Returns the words of a batch of numbered letters."""
+    return ["".join(chr(ord("a") + n - 1) for n in row if n) for row in batch["text"].numpy()]
+
+
+def words_of(batches, count):
+    return [texts(batch) for batch in batches.take(count)]
+
+
+def padded_size(lengths, edges):
+    """Returns the size of `lengths` when each is padded to the least edge that holds it."""
+    return sum(min(edge for edge in edges if edge >= length) for length in lengths)
+
+
+# Buckets.
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 3, 4])
+def test_no_choice_of_widths_pads_less(buckets):
+    random = np.random.default_rng(buckets)
+    for _ in range(20):
+        lengths = random.choice(13, size=17, p=random.dirichlet(np.ones(13))) + 1
+        edges = [width for (width,) in bucket_widths(lengths[:, np.newaxis], buckets)]
+        values = sorted(set(lengths.tolist()))
+        choices = itertools.combinations(values, min(buckets, len(values)))
+        least = min(padded_size(lengths, edges) for edges in choices if edges[-1] == values[-1])
+        assert len(edges) <= buckets
+        assert padded_size(lengths, edges) == least
+
+
+def test_a_bucket_for_every_length_pads_nothing():
+    lengths = np.array([[5], [2], [11], [5], [3]])
+    assert bucket_widths(lengths, 6) == [[2], [3], [5], [11]]
+
+
+def test_widths_rise_and_hold_every_example():
+    random = np.random.default_rng(5)
+    lengths = random.integers(0, [14, 9], size=[200, 2])
+    widths = np.array(bucket_widths(lengths, 4))
+    assert (np.diff(widths, axis=0) >= 0).all()
+    assert (widths[-1] == lengths.max(axis=0)).all()
+
+
+def test_a_long_second_sequence_moves_up_rather_than_widen_its_bucket():
+    short, odd, long = [[3, 4]] * 99, [[3, 20]], [[10, 21]] * 50
+    lengths = np.array(short + odd + long)
+    assert bucket_widths(lengths, 2, overflow=0.02) == [[3, 4], [10, 21]]
+    assert bucket_widths(lengths, 2, overflow=0.0) == [[3, 20], [10, 21]]
+
+
+def test_widths_are_at_least_one():
+    assert bucket_widths(np.array([[2, 0], [2, 0]]), 3) == [[2, 1]]
+
+
+# What is learnt from.
+
+
+def test_what_cannot_be_learnt_from_is_counted_and_left_out(speller, records, batches_of, pairs):
+    bad = [("", ""), ("a", "AB"), ("", "A"), ("bc", "BCD")]
+    mixed = [*bad[:2], *pairs, *bad[2:]]
+    measured = Measured(records(mixed), speller())
+    assert measured.infeasible == len(bad)
+    assert measured.names == NAMES
+    assert measured.lengths.tolist() == [[len(text), len(sound)] for text, sound in pairs]
+    seen = itertools.chain.from_iterable(words_of(batches_of(pairs=mixed), 60))
+    assert set(seen) == {text for text, _ in pairs}
+
+
+def test_nothing_to_learn_from_is_no_error_here(speller, records):
+    measured = Measured(records([("", "A"), ("a", "AA"), ("", "")]), speller())
+    assert (measured.infeasible, len(measured.lengths)) == (3, 0)
+
+
+# Batches.
+
+
+def test_every_batch_has_the_shape_of_its_bucket(batches_of, widths):
+    shapes = {
+        (tuple(batch["text"].shape), tuple(batch["sound"].shape)) for batch in batches_of().take(80)
+    }
+    rows = [TOKENS // width for width, _ in widths]
+    expected = {((n, t), (n, u)) for n, (t, u) in zip(rows, widths, strict=True)}
+    assert shapes == expected
+
+
+def test_a_batch_holds_its_budget_of_symbols_and_one_example_at_least(batches_of):
+    for tokens in (1, 3, 17):
+        for batch in batches_of(tokens=tokens).take(30):
+            assert batch["text"].shape[0] == 1 or tf.size(batch["text"]) <= tokens
+
+
+def test_an_example_is_in_the_first_bucket_that_holds_it_and_padded_with_zeros(
+    batches_of, widths, pairs
+):
+    said = dict(pairs)
+    for batch in batches_of().take(40):
+        for text, sound in zip(texts(batch), batch["sound"].numpy(), strict=True):
+            fits = [
+                width for width in widths if len(text) <= width[0] and len(said[text]) <= width[1]
+            ]
+            assert fits[0] == [batch["text"].shape[1], batch["sound"].shape[1]]
+            letters = [ord(letter) - ord("A") + 1 for letter in said[text]]
+            assert sound.tolist() == letters + [0] * (len(sound) - len(letters))
+
+
+def test_lengths_are_those_of_the_examples(batches_of, pairs):
+    said = dict(pairs)
+    for batch in batches_of().take(40):
+        assert batch["text_lengths"].numpy().tolist() == [len(text) for text in texts(batch)]
+        sounds = [len(said[text]) for text in texts(batch)]
+        assert batch["sound_lengths"].numpy().tolist() == sounds
+
+
+def test_every_epoch_holds_every_example_once(batches_of, widths, pairs):
+    """Batches run over the end of an epoch, so each bucket is looked at by itself."""
+    streams = {tuple(width): [] for width in widths}
+    for batch in batches_of().take(90):
+        width = batch["text"].shape[1], batch["sound"].shape[1]
+        streams[width] += texts(batch)
+    in_buckets = []
+    for stream in streams.values():
+        epoch = sorted(set(stream))
+        in_buckets += epoch
+        assert len(stream) >= 3 * len(epoch)
+        for start in range(0, 3 * len(epoch), len(epoch)):
+            assert sorted(stream[start : start + len(epoch)]) == epoch
+    assert sorted(in_buckets) == sorted(text for text, _ in pairs)
+
+
+def test_epochs_differ_in_their_order(batches_of, pairs):
+    words = list(itertools.chain.from_iterable(words_of(batches_of(), 60)))
+    assert words[: len(pairs)] != words[len(pairs) : 2 * len(pairs)]
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_one_others(batches_of):
+    first, again, other = (words_of(batches_of(seed), 50) for seed in (4, 4, 5))
+    assert first == again
+    assert first != other
+
+
+def test_records_are_drawn_from_far_away(records, speller):
+    """From much farther than the buffer of examples reaches."""
+
+    class Numbered(speller):
+        def features(self, records):
+            return {**super().features(records), "place": records["place"]}
+
+    dataset = records([("ab", "A"), ("b", "B")] * 500, together=2).enumerate()
+    dataset = dataset.map(lambda place, batch: {**batch, "place": [place, place]})
+    batches = training_batches(dataset, Numbered(), NAMES, [[2, 1]], 20, 10, 1)
+    places = np.concatenate([batch["place"] for batch in batches.take(3)])
+    assert max(places) > 250
+
+
+@pytest.mark.parametrize("done", [1, 3, 37])
+def test_a_restored_iterator_goes_on_exactly(batches_of, tmp_path, done):
+    batches = iter(batches_of())
+    for _ in range(done):
+        next(batches)
+    path = tf.train.Checkpoint(batches=batches).write(str(tmp_path / "state"))
+    expected = [texts(next(batches)) for _ in range(40)]
+    others = iter(batches_of())
+    tf.train.Checkpoint(batches=others).read(path).assert_consumed()
+    assert [texts(next(others)) for _ in range(40)] == expected
