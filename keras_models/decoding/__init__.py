@@ -1,0 +1,1 @@
+"""Searches over a step function, wholly in graph."""

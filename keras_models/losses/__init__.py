@@ -1,0 +1,1 @@
+"""Losses: pure functions, one value an example, `[B]`."""
