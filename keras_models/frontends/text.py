@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +14,17 @@ from keras_models.configs.transcription import Text
 
 # Holds number 0 in a vocabulary file, so that a symbol's number is its line's.
 _PADDING_LINE = "<pad>"
+# What a vocabulary file of one symbol a line cannot hold.
+_NO_SYMBOLS = (_PADDING_LINE.encode(), b"\n", b"\r")
 
 
-def split(text: tf.Tensor, config: Text) -> tf.RaggedTensor:
-    """Returns the symbols of each text.
+def _fold(text: tf.Tensor, config: Text) -> tf.Tensor:
+    """Returns each text in the letter case of the vocabulary, `[B]` string."""
+    return tf.strings.lower(text, encoding="utf-8") if config.lowercase else text
 
-    Args:
-        text: `[B]` string, UTF-8.
-        config: How to cut; letter case is folded here.
 
-    Returns:
-        `[B, (symbols)]` string.
-    """
-    if config.lowercase:
-        text = tf.strings.lower(text, encoding="utf-8")
+def _cut(text: tf.Tensor, config: Text) -> tf.RaggedTensor:
+    """Returns the symbols of each text, `[B, (symbols)]` string."""
     if config.unit == "character":
         return tf.strings.unicode_split(text, "UTF-8", errors="ignore")
     return tf.strings.split(text)
@@ -41,14 +38,22 @@ def vocabulary_path(folder: Path, config: Text) -> Path:
 def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, folder: Path) -> None:
     """Writes every symbol of the texts, the most frequent first, one a line.
 
-    Line 0 stands for number 0, which pads a sequence and is the blank of a transducer.
+    Line 0 stands for number 0, which pads a sequence and is the blank of a transducer. Symbols
+    are of composed characters (NFC). A line break is no symbol.
+
+    Args:
+        batches: `[B]` string each, UTF-8; bytes that are not are passed over.
+        config: How to cut the texts.
+        folder: Where to write `FIELD.txt`.
     """
     counts: dict[bytes, int] = {}
     for batch in batches:
-        symbols, times = np.unique(split(batch, config).flat_values.numpy(), return_counts=True)
-        for symbol, count in zip(symbols, times, strict=True):
+        texts = [_composed(text) for text in _fold(batch, config).numpy()]
+        flat = _cut(tf.constant(texts, tf.string), config).flat_values.numpy()
+        for symbol, count in zip(*np.unique(flat, return_counts=True), strict=True):
             counts[symbol] = counts.get(symbol, 0) + int(count)
-    symbols = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
+    known = counts.keys() - set(_NO_SYMBOLS)
+    symbols = sorted(known, key=lambda symbol: (-counts[symbol], symbol))
     lines = [_PADDING_LINE, *(symbol.decode("utf-8") for symbol in symbols)]
     folder.mkdir(parents=True, exist_ok=True)
     content = "".join(f"{line}\n" for line in lines)
@@ -59,8 +64,7 @@ class TextFrontend(tf.Module):
     """Turns text into symbol numbers by a vocabulary, and numbers into text.
 
     A symbol that the vocabulary lacks is left out, as if the text did not contain it. Text may
-    come in any Unicode normal form: characters that the vocabulary holds composed (NFC) are
-    composed here too.
+    come composed or decomposed (NFC, NFD): the vocabulary's characters are composed here too.
 
     Args:
         config: How to cut the text.
@@ -90,9 +94,10 @@ class TextFrontend(tf.Module):
 
     def encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Returns the symbol numbers of each text, `[B, (symbols)]` int32, for `[B]` string."""
+        text = _fold(text, self._config)
         for decomposed, composed in self._compositions:
             text = tf.strings.regex_replace(text, decomposed, composed)
-        numbers = tf.ragged.map_flat_values(self._numbers.lookup, split(text, self._config))
+        numbers = tf.ragged.map_flat_values(self._numbers.lookup, _cut(text, self._config))
         known = tf.ragged.boolean_mask(numbers, numbers != PADDING)
         return tf.cast(known, tf.int32)
 
@@ -105,8 +110,16 @@ class TextFrontend(tf.Module):
         return tf.strings.reduce_join(present, axis=-1, separator=separator)
 
 
-def _compositions(symbols: Iterable[str]) -> list[tuple[str, str]]:
-    """Returns (decomposed, composed) for the characters of `symbols` that have two forms."""
+def _composed(text: bytes) -> str:
+    return unicodedata.normalize("NFC", text.decode("utf-8", errors="ignore"))
+
+
+def _compositions(symbols: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns (decomposed, composed) for the characters of `symbols` that have two forms.
+
+    The longest come first: ế is not to be taken for an é or ê with one more mark.
+    """
     composed = sorted({character for symbol in symbols[1:] for character in symbol})
     forms = ((unicodedata.normalize("NFD", character), character) for character in composed)
-    return [(decomposed, character) for decomposed, character in forms if decomposed != character]
+    pairs = [(decomposed, character) for decomposed, character in forms if decomposed != character]
+    return sorted(pairs, key=lambda pair: -len(pair[0]))
