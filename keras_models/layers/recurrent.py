@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
+from keras_models.layers.cells import LSTMCell, LSTMState
 from keras_models.layers.dropout import dropout, fold_in
-from keras_models.layers.scan import Direction, LSTMCell, LSTMState, scan
+from keras_models.layers.scan import scan
 
 __all__ = ["LSTM", "BidirectionalLSTM", "LSTMState", "StackedLSTM", "lstm"]
 
@@ -24,9 +25,7 @@ def lstm(inputs, lengths, kernel, recurrent_kernel, bias, initial_state, reverse
         initial_state: `LSTMState`.
         reverse: Whether to go from the last real step to the first.
     """
-    direction = Direction(kernel, recurrent_kernel, bias, initial_state)
-    outputs, states = scan(LSTMCell, inputs, lengths, [direction], [reverse])
-    return outputs[0], states[0]
+    return scan(LSTMCell, inputs, lengths, kernel, recurrent_kernel, bias, initial_state, reverse)
 
 
 class LSTM(keras.layers.Layer):
@@ -76,17 +75,16 @@ class LSTM(keras.layers.Layer):
 
     def call(self, inputs, lengths, initial_state=None):
         """Returns outputs `[B, T, D]` and the state after each example's last real step."""
-        direction = self.direction(tf.shape(inputs)[0], initial_state)
-        outputs, states = scan(LSTMCell, inputs, lengths, [direction], [self.reverse])
-        return outputs[0], states[0]
+        if initial_state is None:
+            initial_state = self.zero_state(tf.shape(inputs)[0])
+        return lstm(inputs, lengths, *self._cast(initial_state), reverse=self.reverse)
 
     def step(self, inputs, state):
         """Returns the outputs `[B, D]` and the state after one step on inputs `[B, F]`."""
         if not self.built:
             self.build(inputs.shape)
-        inputs = tf.cast(inputs, self.compute_dtype)
-        kernel, recurrent_kernel, bias, state = self.direction(None, state)
-        projected = tf.matmul(inputs, kernel) + bias
+        kernel, recurrent_kernel, bias, state = self._cast(state)
+        projected = tf.matmul(tf.cast(inputs, self.compute_dtype), kernel) + bias
         state, _ = LSTMCell.forward(projected, tf.matmul(state.hidden, recurrent_kernel), state)
         return state.hidden, state
 
@@ -95,17 +93,12 @@ class LSTM(keras.layers.Layer):
         zeros = tf.zeros([batch, self.units], self.compute_dtype)
         return LSTMState(zeros, zeros)
 
-    def direction(self, batch, initial_state=None):
-        """Returns the weights as tensors, with the state to start from."""
-        if initial_state is None:
-            initial_state = self.zero_state(batch)
-        return Direction(
-            *(tf.cast(w, self.compute_dtype) for w in self._weights()),
-            LSTMState(*(tf.cast(s, self.compute_dtype) for s in initial_state)),
+    def _cast(self, state):
+        """Returns weights and state as tensors to compute with."""
+        weights = self.kernel, self.recurrent_kernel, self.bias
+        return tf.nest.map_structure(
+            lambda x: tf.cast(x, self.compute_dtype), (*weights, LSTMState(*state))
         )
-
-    def _weights(self):
-        return self.kernel, self.recurrent_kernel, self.bias
 
 
 class BidirectionalLSTM(keras.layers.Layer):
@@ -122,11 +115,10 @@ class BidirectionalLSTM(keras.layers.Layer):
 
     def call(self, inputs, lengths, initial_state=None):
         """Returns outputs `[B, T, 2D]` and the last state of each direction."""
-        batch = tf.shape(inputs)[0]
-        layers, states = [self.forward, self.backward], initial_state or (None, None)
-        directions = [layer.direction(batch, s) for layer, s in zip(layers, states, strict=True)]
-        outputs, states = scan(LSTMCell, inputs, lengths, directions, [False, True])
-        return tf.concat(outputs, axis=-1), tuple(states)
+        forward_state, backward_state = initial_state or (None, None)
+        forward, forward_state = self.forward(inputs, lengths, forward_state)
+        backward, backward_state = self.backward(inputs, lengths, backward_state)
+        return tf.concat([forward, backward], axis=-1), (forward_state, backward_state)
 
     def zero_state(self, batch):
         """Returns the states of `batch` examples before their first steps."""
