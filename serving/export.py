@@ -38,15 +38,12 @@ def export(task: Task, root: Path, name: str, version: int | None = None) -> Pat
         version = next_version(model) if version is None else version
         target = model / str(version)
         if target.exists():
-            raise ExportError(
-                f"`version` must be new: versions are never overwritten. Received: {target}, which "
-                f"exists. The next free one is {next_version(model)}."
-            )
+            raise _taken(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=model))
         try:
             tf.saved_model.save(_Served(task), str(partial), signatures=task.signatures())
             partial.chmod(0o755)
-            os.rename(partial, target)
+            _rename(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except (OSError, tf.errors.OpError) as error:
@@ -71,6 +68,23 @@ def next_version(model: Path) -> int:
     """Returns one more than the highest version in a model's folder, or 1."""
     names = (path.name for path in model.iterdir()) if model.exists() else ()
     return 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _rename(partial: Path, target: Path) -> None:
+    """Gives a version its name, unless another export has taken it meanwhile."""
+    try:
+        os.rename(partial, target)
+    except OSError as error:
+        if target.exists():
+            raise _taken(target) from error
+        raise
+
+
+def _taken(target: Path) -> ExportError:
+    return ExportError(
+        f"`version` must be new: versions are never overwritten. Received: {target}, which exists. "
+        f"The next free one is {next_version(target.parent)}."
+    )
 
 
 def _explained(error: Exception, model: Path) -> ExportError:
