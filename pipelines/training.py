@@ -29,7 +29,7 @@ class EarlyStopping(tf.Module):
 
     def __init__(self):
         super().__init__()
-        self.best = tf.Variable(float("inf"), trainable=False)
+        self.best = tf.Variable(float("inf"), dtype=tf.float64, trainable=False)
         self.best_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.waited = tf.Variable(0, dtype=tf.int64, trainable=False)
 
