@@ -1,0 +1,428 @@
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from functools import cached_property
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines import strategies
+from pipelines.display import Display
+from pipelines.errors import Interrupted
+from pipelines.evaluation import Evaluator
+from pipelines.input import training_batches
+from pipelines.job import Train
+from pipelines.log import MetricsLog, read_metrics
+from pipelines.schedules import LearningRate
+from pipelines.training import NotFinite, Trainer, restore_best
+
+STEPS = 23
+CONFIG = Train(
+    steps=STEPS,
+    learning_rate=0.05,
+    warmup_steps=3,
+    weight_decay=0.01,
+    log_every=4,
+    evaluate_every=10,
+    checkpoint_every=5,
+    jit_compile=False,
+)
+
+
+class Quiet(Display):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+class Training:
+    """A training in a folder, which goes on from what is in the folder."""
+
+    def __init__(self, make_task, dataset, config, folder):
+        strategy = strategies.choose("auto")
+        keras.utils.set_random_seed(config.seed)
+        with strategy.scope():
+            self.task = make_task()
+        self.folder, self.display = folder, Quiet()
+        folder.mkdir(exist_ok=True)
+        self._dataset, self._config = dataset, config
+        self.trainer = Trainer(self.task, config, self.batches(), strategy, folder)
+
+    def batches(self):
+        widths = [[2, 2], [4, 4]]
+        names, seed = ["text", "sound"], self._config.seed
+        return training_batches(self._dataset, self.task, names, widths, 24, 31, seed)
+
+    def run(self, evaluate=None):
+        self.trainer.train(evaluate or self.evaluate, self.display)
+        return self
+
+    @cached_property
+    def _evaluator(self):
+        return Evaluator(self.task, self._dataset)
+
+    def evaluate(self):
+        return self._evaluator().numbers
+
+    @property
+    def weights(self):
+        return [variable.numpy().copy() for variable in self.task.model.variables]
+
+    @property
+    def lines(self):
+        return read_metrics(self.folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(words, records):
+    return records([(word, word.upper()) for word in words(97)])
+
+
+@pytest.fixture
+def training(speller, dataset, tmp_path):
+    """Returns a training; one of the same name goes on where the other ended."""
+
+    def make(name="run", task=speller, data=dataset, **changed):
+        return Training(task, data, replace(CONFIG, **changed), tmp_path / name)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(speller, dataset, tmp_path_factory):
+    return Training(speller, dataset, CONFIG, tmp_path_factory.mktemp("uninterrupted")).run()
+
+
+def same(weights, others):
+    return all((a == b).all() for a, b in zip(weights, others, strict=True))
+
+
+def first_batch(training):
+    (batch,) = training.batches().take(1)
+    return batch
+
+
+def interrupt(training, evaluation, number=signal.SIGINT):
+    """Runs until a signal that comes in an evaluation, and returns what ends the training."""
+    turns = iter(range(1, 100))
+
+    def evaluate():
+        if next(turns) == evaluation:
+            os.kill(os.getpid(), number)
+        return training.evaluate()
+
+    with pytest.raises(Interrupted) as caught:
+        training.run(evaluate)
+    return caught.value
+
+
+# Learning.
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_loss_falls_and_the_task_is_learnt(training, jit_compile):
+    done = training(steps=60, evaluate_every=30, jit_compile=jit_compile).run()
+    losses = [line["loss"] for line in done.lines if "loss" in line]
+    assert losses[-1] < 0.2 * losses[0]
+    assert done.lines[-1]["validation_sound_error_rate"] == 0.0
+    assert done.trainer.step == 60
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(training):
+    first, again, other = (
+        training(name, seed=seed).run().weights for name, seed in [("a", 7), ("b", 7), ("c", 8)]
+    )
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(training):
+    rate, clip = 0.03, 0.01
+    made = training(clip_norm=clip, learning_rate=rate, warmup_steps=0, schedule="constant")
+    batch, before = first_batch(made), made.weights
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(made.task.losses(batch, tf.constant([CONFIG.seed, 0])))
+    variables = [variable.value for variable in made.task.model.variables]
+    gradients = [tf.convert_to_tensor(each).numpy() for each in tape.gradient(loss, variables)]
+    norm = math.sqrt(sum((each.astype(np.float64) ** 2).sum() for each in gradients))
+    assert norm > 10 * clip
+    made.trainer._one_step()
+    optimizer = made.trainer._optimizer
+    moments = [each.numpy() for each in optimizer.variables if "momentum" in each.path]
+    for old, new, gradient, moment in zip(before, made.weights, gradients, moments, strict=True):
+        clipped = gradient * clip / norm
+        np.testing.assert_allclose(moment, 0.1 * clipped, rtol=1e-4, atol=1e-9)
+        # Both moments are of this gradient alone; Keras adds its 1e-7 before it corrects the bias.
+        adam = clipped / (np.abs(clipped) + 1e-7 / math.sqrt(0.001))
+        expected = old * (1 - rate * CONFIG.weight_decay) - rate * adam
+        np.testing.assert_allclose(new, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_small_gradient_is_not_clipped(training):
+    made = training(clip_norm=1e6)
+    batch = first_batch(made)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(made.task.losses(batch, tf.constant([CONFIG.seed, 0])))
+    bias = made.task.model.variables[-1]
+    gradient = tape.gradient(loss, bias.value).numpy()
+    made.trainer._one_step()
+    moments = [each for each in made.trainer._optimizer.variables if "momentum" in each.path]
+    np.testing.assert_allclose(moments[-1].numpy(), 0.1 * gradient, rtol=1e-4, atol=1e-9)
+
+
+def test_dropout_differs_from_step_to_step(training):
+    """By the step alone: the same weights and batch have another loss at another step."""
+    made = training()
+    batch = first_batch(made)
+    losses = {
+        float(tf.reduce_sum(made.task.losses(batch, tf.constant([CONFIG.seed, step]))))
+        for step in range(5)
+    }
+    assert len(losses) == 5
+
+
+# Going on.
+
+
+def test_what_was_interrupted_goes_on_as_if_it_was_not(training, uninterrupted):
+    error = interrupt(training(), evaluation=2)
+    assert str(error) == f"stopped at step 20 of {STEPS}"
+    resumed = training()
+    assert resumed.trainer.step == 20
+    resumed.run()
+    assert same(resumed.weights, uninterrupted.weights)
+    assert resumed.trainer.best_step == uninterrupted.trainer.best_step
+    assert steps_of(resumed) == steps_of(uninterrupted) == [[4, 8, 12, 16, 20], [10, 20, 23]]
+
+
+def test_the_signal_to_terminate_stops_as_the_one_from_the_keyboard(training):
+    assert str(interrupt(training(), 1, signal.SIGTERM)) == f"stopped at step 10 of {STEPS}"
+    assert training().trainer.step == 10
+
+
+def test_an_interruption_between_two_evaluations_is_as_exact(training, uninterrupted):
+    class Crash(Exception):
+        pass
+
+    stopped = training()
+
+    def crash(step, numbers):
+        if step == 8:
+            raise Crash
+
+    stopped.display.step = crash
+    with pytest.raises(Crash):
+        stopped.run()
+    resumed = training()
+    assert resumed.trainer.step == 5
+    assert same(resumed.run().weights, uninterrupted.weights)
+
+
+def test_a_crash_after_a_best_evaluation_changes_nothing(training, uninterrupted):
+    """The best weights are on the disk then, and the checkpoint to go on from is older."""
+
+    class Crash(Exception):
+        pass
+
+    stopped = training(checkpoint_every=7)
+
+    def crash(step, numbers, best):
+        raise Crash
+
+    stopped.display.evaluation = crash
+    with pytest.raises(Crash):
+        stopped.run()
+    resumed = training(checkpoint_every=7)
+    assert resumed.trainer.step == 7
+    assert same(resumed.run().weights, uninterrupted.weights)
+    assert steps_of(resumed) == steps_of(uninterrupted)
+
+
+def steps_of(training):
+    """Returns the steps of the lines of training, and those of evaluations."""
+    return [
+        [line["step"] for line in training.lines if name in line]
+        for name in ("loss", "validation_loss")
+    ]
+
+
+def test_what_is_done_is_not_done_again(speller, dataset, uninterrupted):
+    again = Training(speller, dataset, CONFIG, uninterrupted.folder)
+    assert again.trainer.step == STEPS
+    assert same(again.run().weights, uninterrupted.weights)
+    assert again.display.notes == []
+
+
+def test_the_second_signal_interrupts_at_once_and_handlers_are_put_back(training):
+    made, before = training(), signal.getsignal(signal.SIGINT)
+
+    def evaluate():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        made.run(evaluate)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_last_checkpoints_are_kept_and_the_best(uninterrupted):
+    folder, best_step = uninterrupted.folder, uninterrupted.trainer.best_step
+    kept = {path.stem for path in (folder / "checkpoints").glob("*.index")}
+    assert kept == {"ckpt-20", f"ckpt-{STEPS}"}
+    assert [path.stem for path in (folder / "best").glob("*.index")] == [f"ckpt-{best_step}"]
+
+
+# When to stop.
+
+
+def test_training_stops_when_no_evaluation_is_better_and_the_best_weights_remain(training):
+    made, seen = training(steps=200, evaluate_every=3, patience=2), []
+    rates = iter([0.5, 0.4, 0.2, 0.3, 0.2, 0.1])
+
+    def evaluate():
+        seen.append(made.weights)
+        return {"sound_error_rate": next(rates), "loss": 0.0}
+
+    made.run(evaluate)
+    assert (made.trainer.step, made.trainer.best_step) == (15, 9)
+    assert same(made.weights, seen[2])
+    assert not same(made.weights, seen[4])
+
+
+def test_patience_counts_on_after_an_interruption(training):
+    changed = {"steps": 200, "evaluate_every": 3, "patience": 2}
+    made, rates = training(**changed), iter([0.2, 0.3, 0.4])
+
+    def evaluate():
+        rate = next(rates)
+        if rate == 0.3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"sound_error_rate": rate, "loss": 0.0}
+
+    with pytest.raises(Interrupted):
+        made.run(evaluate)
+    again = training(**changed).run(evaluate)
+    assert (again.trainer.step, again.trainer.best_step) == (9, 3)
+
+
+def test_a_run_stopped_early_stays_stopped(training):
+    changed = {"steps": 200, "evaluate_every": 3, "patience": 1}
+    numbers = {"sound_error_rate": 0.5, "loss": 0.0}
+    training(**changed).run(lambda: numbers)
+    again = training(**changed).run(lambda: pytest.fail("nothing is left to evaluate"))
+    assert again.trainer.step == 6
+
+
+def test_a_loss_that_is_not_a_number_stops_with_its_step_and_batch(
+    training, speller, records, words
+):
+    class Failing(speller):
+        def losses(self, batch, dropout_seed=None):
+            losses = super().losses(batch, dropout_seed)
+            unlucky = tf.reduce_all(batch["text"][:, :2] == [5, 4], axis=1)  # words in ed…
+            return tf.where(unlucky, float("nan"), losses)
+
+    some = [word for word in words(200) if not word.startswith("ed")]
+    data = records([(word, word.upper()) for word in [*some, "edab"]])
+    changed = {"steps": 100, "evaluate_every": 100, "checkpoint_every": 2}
+    made = training(task=Failing, data=data, **changed)
+    with pytest.raises(NotFinite, match=r"nan.* at step \d+, in a batch of 6 examples") as caught:
+        made.run()
+    assert "'text': [" in str(caught.value)
+    step = made.trainer.step
+    again = training(task=Failing, data=data, **changed)
+    assert again.trainer.step == step - 1 - (step - 1) % 2
+    assert all(np.isfinite(weights).all() for weights in again.weights)
+    with pytest.raises(NotFinite, match=f"at step {step}, "):
+        again.run()
+
+
+def test_a_folder_without_a_model_is_an_error_that_says_so(speller, tmp_path):
+    with pytest.raises(FileNotFoundError, match="must hold a trained model"):
+        restore_best(speller(), tmp_path)
+
+
+# The learning rate.
+
+
+def rate(step, **changed):
+    config = replace(CONFIG, **{"steps": 100, "learning_rate": 0.4, "warmup_steps": 20, **changed})
+    return float(LearningRate(config)(step))
+
+
+SCHEDULES = ["constant", "cosine", "inverse_sqrt"]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_learning_rate_rises_in_a_line_to_its_highest(schedule):
+    for step in range(20):
+        expected = 0.4 * (step + 1) / 20
+        assert rate(step, schedule=schedule) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_without_warm_up_the_first_rate_is_near_the_highest(schedule):
+    assert rate(0, schedule=schedule, warmup_steps=0) == pytest.approx(0.4, rel=1e-3)
+
+
+def test_constant_stays():
+    assert [rate(step, schedule="constant") for step in (20, 57, 99)] == pytest.approx([0.4] * 3)
+
+
+def test_cosine_is_half_of_it_half_way_and_ends_at_zero():
+    assert rate(59, schedule="cosine") == pytest.approx(0.2)
+    assert rate(39, schedule="cosine") == pytest.approx(0.4 * (2 + math.sqrt(2)) / 4)
+    assert rate(99, schedule="cosine") == pytest.approx(0.0, abs=1e-8)
+    assert rate(150, schedule="cosine") == pytest.approx(0.0, abs=1e-8)
+
+
+def test_inverse_square_root_halves_in_four_times_the_steps():
+    assert rate(79, schedule="inverse_sqrt") == pytest.approx(0.2)
+    assert rate(319, schedule="inverse_sqrt") == pytest.approx(0.1)
+
+
+def test_warm_up_may_be_longer_than_the_training():
+    assert rate(9, schedule="cosine", steps=10) == pytest.approx(0.2)
+
+
+# The log.
+
+
+def test_numbers_are_written_by_step(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.write(3, loss=0.25, padding_share=0.5)
+    log.write(6, loss=0.125)
+    expected = [{"step": 3, "loss": 0.25, "padding_share": 0.5}, {"step": 6, "loss": 0.125}]
+    assert read_metrics(tmp_path) == expected
+    assert len(list((tmp_path / "events").iterdir())) == 1
+
+
+def test_no_metrics_are_none(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_torn_last_line_is_left_out_and_written_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = json.dumps({"step": 3, "loss": 0.25})
+    for torn in ("{", '{"st', '{"step": 6, "lo', '{"step": 6, "loss": 0.1'):
+        path.write_text(f"{whole}\n{torn}")
+        assert read_metrics(tmp_path) == [{"step": 3, "loss": 0.25}]
+    MetricsLog(tmp_path, 3).write(6, loss=0.125)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [3, 6]
+
+
+def test_steps_to_be_done_again_are_dropped(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in (3, 6, 9):
+        log.write(step, loss=1.0 / step)
+    MetricsLog(tmp_path, 6)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [3, 6]
