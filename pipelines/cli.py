@@ -31,9 +31,9 @@ from serving.model_server.quiet import import_tensorflow
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 _ABOUT = """Sequence models in TensorFlow, from raw data to a served model.
 
-transduce run JOB       train, evaluate, export, serve and verify a job
-transduce run JOB --help   what can be set about it
-transduce jobs          the jobs there are
+$ transduce jobs              the jobs there are
+$ transduce run JOB           train, evaluate, export, serve and verify a job
+$ transduce run JOB --help    what can be set about it
 
 Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted (run again to go on)."""
 
