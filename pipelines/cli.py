@@ -236,7 +236,7 @@ def export(
     print(_open(run).export_to(to, name, version))
 
 
-def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501) -> None:
+def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501) -> int:
     """Serve every model under a folder over gRPC and REST, as TF Serving does.
 
     Args:
@@ -247,7 +247,7 @@ def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501)
     from serving.model_server import main as serve_models
 
     flags = [f"--model_root={models}", f"--port={port}", f"--rest_api_port={rest_api_port}"]
-    return serve_models(flags)
+    return FAILURE if serve_models(flags) else 0
 
 
 def query(
