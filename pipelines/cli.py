@@ -160,6 +160,14 @@ def _open(path: Path):
     return Run(folder, Display())
 
 
+def _open_trained(path: Path):
+    """Returns the run recorded in a folder, which has best weights."""
+    RunFolder(path).job()
+    if not (path / "best").exists():
+        raise UsageError(f"{path} holds a run that has not trained to a first evaluation. Run it.")
+    return _open(path)
+
+
 def _summarise(run) -> None:
     """Prints what the run came to, and how to use it."""
     console, folder = Console(highlight=False, soft_wrap=True), run.folder
@@ -214,7 +222,7 @@ def evaluate(run: Positional[Path], split: Literal["train", "validation", "test"
         run: The run's folder.
         split: What to measure on.
     """
-    _print_numbers(Console(highlight=False), split, _open(run).evaluation(split).numbers)
+    _print_numbers(Console(highlight=False), split, _open_trained(run).evaluation(split).numbers)
 
 
 def export(
@@ -233,7 +241,7 @@ def export(
     """
     if version is not None and version < 1:
         raise UsageError(f"`version` must be positive. Received: {version}")
-    print(_open(run).export_to(to, name, version))
+    print(_open_trained(run).export_to(to, name, version))
 
 
 def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501) -> int:
