@@ -80,8 +80,8 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, blank=BLANK):
         )
 
         def gradient(upstream):
-            # Not a product: an infinite loss may well come back with an infinite weight.
-            weights = tf.where(tf.math.is_inf(lattice.losses), 0.0, upstream)[:, None, None]
+            # "no NaN": an infinite loss may well come back with an infinite weight.
+            weights = upstream[:, None, None]
             by_logits = _gradient_by_logits(
                 logits,
                 tops,
@@ -149,13 +149,10 @@ def _mask_arcs(blank_rows, label_rows, logit_lengths, label_lengths):
     frame = (tf.range(rows)[:, None] - emitted)[:, None, :]  # [T + U + 1, 1, U + 1]
     frames = tf.cast(logit_lengths, tf.int32)[:, None]
     labels = tf.cast(label_lengths, tf.int32)[:, None]
-    before = emitted < labels  # [B, U + 1]
-    at_end = emitted == labels
-    # The last frame's blank is for the node that has all labels.
-    blanks = (before & (frame < frames - 1)) | (at_end & (frame < frames))
-    blank_rows = tf.where(blanks, blank_rows, LOG_ZERO)
-    blank_rows = tf.where(at_end & (frame >= frames), 0.0, blank_rows)
-    label_rows = tf.where(before & (frame < frames), label_rows, LOG_ZERO)
+    in_frames = frame < frames  # [T + U + 1, B, U + 1]
+    blank_rows = tf.where(in_frames & (emitted <= labels), blank_rows, LOG_ZERO)
+    blank_rows = tf.where(~in_frames & (emitted == labels), 0.0, blank_rows)
+    label_rows = tf.where(in_frames & (emitted < labels), label_rows, LOG_ZERO)
     # −inf only: `maximum` would swallow a NaN.
     return tuple(tf.where(x < LOG_ZERO, LOG_ZERO, x) for x in (blank_rows, label_rows))
 

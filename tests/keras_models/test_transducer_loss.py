@@ -251,8 +251,16 @@ def test_half_precision_logits_are_computed_in_float32(route, dtype):
     )
 
 
+@pytest.mark.parametrize("route", ROUTES)
+def test_labels_without_frames_cost_infinity_and_have_no_gradient(route):
+    logits, labels, *_ = _batch(seed=12)
+    losses, gradient = _compute(route, logits, labels, np.zeros(B, int), LABELS)
+    np.testing.assert_array_equal(losses, np.where(LABELS, np.inf, 0.0))
+    assert not gradient.any()
+
+
 @pytest.mark.parametrize("reduce", [tf.reduce_mean, tf.square, tf.math.exp])
-def test_labels_without_frames_cost_infinity_and_have_no_gradient(reduce):
+def test_an_infinite_loss_puts_no_nan_in_the_gradient(reduce):
     logits, labels, *_ = _batch(seed=12)
     logits = tf.constant(logits[:2])
     with tf.GradientTape() as tape:
@@ -297,6 +305,7 @@ def test_a_forbidden_symbol_is_on_no_path():
     logits, labels, logit_lengths, label_lengths = _batch(seed=15)
     labels[0], labels[4] = [1, 2, 3], [4, 2, 3]
     logits[0, 1:3, 0, 1] = -np.inf  # the first label is at frame 0 or 3
+    logits[0, 0, 1, 0] = -np.inf  # so that no arc leads to (1, 1)
     logits[4, :, 0, 4] = -np.inf  # and here at none
     batch = (logits, labels, logit_lengths, label_lengths)
     losses, gradient = _compute("graph", *batch)
