@@ -42,11 +42,14 @@ class RunFolder:
     def start(self, file: JobFile, job: Job) -> None:
         """Records what is asked for, or checks that it is what was asked for before.
 
+        While no stage is done nothing depends on the configuration, and another one replaces it:
+        a file's name, say, that was mistyped.
+
         Raises:
             UsageError: If the folder holds a run of another configuration, or cannot be written.
         """
         asked = {"job": file.name, **jobfile.to_values(job)}
-        if self._config.exists():
+        if self._config.exists() and self._stages():
             differing = _differences(self._read(self._config), asked)
             if differing:
                 raise UsageError(
