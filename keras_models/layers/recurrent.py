@@ -139,6 +139,8 @@ class StackedLSTM(keras.layers.Layer):
         super().__init__(**kwargs)
         if layers < 1:
             raise ValueError(f"Argument `layers` must be positive. Received: layers={layers}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"Argument `dropout` must be in [0, 1). Received: dropout={dropout}")
         kind = BidirectionalLSTM if bidirectional else LSTM
         self.layers = [kind(units, dtype=self.dtype_policy, name=f"{n}") for n in range(layers)]
         self.bidirectional = bidirectional

@@ -36,7 +36,7 @@ def scan(cell, inputs, lengths, kernel, recurrent_kernel, bias, initial_state, r
     """
     state_type = type(initial_state)
 
-    # Every tensor is an argument: the gradient of a captured one would be lost.
+    # All that has a gradient is an argument and a tensor: a captured one would lose its gradient.
     @tf.custom_gradient
     def differentiable(inputs, lengths, kernel, recurrent_kernel, bias, *initial_state):
         mask = tf.transpose(tf.sequence_mask(lengths, tf.shape(inputs)[1]))[:, :, None]
@@ -63,7 +63,8 @@ def scan(cell, inputs, lengths, kernel, recurrent_kernel, bias, initial_state, r
 
         return (outputs, *last), gradient
 
-    outputs, *last = differentiable(inputs, lengths, kernel, recurrent_kernel, bias, *initial_state)
+    tensors = (inputs, lengths, kernel, recurrent_kernel, bias, *initial_state)
+    outputs, *last = differentiable(*map(tf.convert_to_tensor, tensors))
     return outputs, state_type(*last)
 
 
@@ -71,8 +72,8 @@ def _forward(cell, projected, mask, recurrent_kernel, initial_state, reverse):
     """Returns the tape and the state after the last step."""
     steps = tf.shape(projected)[0]
     arrays = (
-        tf.nest.map_structure(lambda s: _array(s, steps), initial_state),
-        _array(projected[0], steps),
+        tf.nest.map_structure(lambda s: _array(steps, s.dtype, s.shape), initial_state),
+        _array(steps, projected.dtype, projected.shape[1:]),
     )
 
     def step(n, state, arrays):
@@ -96,6 +97,7 @@ def _backward(cell, tape, mask, recurrent_kernel, d_outputs, d_last, reverse):
     coefficients = cell.coefficients(tape.gates, tape.before, tape.after)
     coefficients = [_masked(mask, c) for c in coefficients]
     transposed = tf.transpose(recurrent_kernel)
+    array = _array(steps, tape.gates.dtype, tape.gates.shape[1:])
 
     def step(n, d_state, array):
         time = n if reverse else steps - 1 - n
@@ -107,9 +109,7 @@ def _backward(cell, tape, mask, recurrent_kernel, d_outputs, d_last, reverse):
         d_state = _where(mask[time], d_before._replace(hidden=d_hidden), d_after)
         return n + 1, d_state, array.write(time, d_gates)
 
-    _, d_initial, array = tf.while_loop(
-        lambda n, *_: n < steps, step, (0, d_last, _array(tape.gates[0], steps))
-    )
+    _, d_initial, array = tf.while_loop(lambda n, *_: n < steps, step, (0, d_last, array))
     return array.stack(), d_initial
 
 
@@ -126,8 +126,8 @@ def _where(mask, taken, otherwise):
     return tf.nest.map_structure(lambda a, b: tf.where(mask, a, b), taken, otherwise)
 
 
-def _array(like, steps):
-    return tf.TensorArray(like.dtype, size=steps, element_shape=like.shape)
+def _array(steps, dtype, shape):
+    return tf.TensorArray(dtype, size=steps, element_shape=shape)
 
 
 def _write(arrays, time, values):
