@@ -6,7 +6,8 @@ import re
 import socket
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError
@@ -64,14 +65,17 @@ class _Server(http.server.ThreadingHTTPServer):
         self._idle = threading.Condition()
         super().__init__(address, _Handler)
 
-    def __enter__(self):
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Counts the requests under way."""
         with self._idle:
             self._active += 1
-
-    def __exit__(self, *_):
-        with self._idle:
-            self._active -= 1
-            self._idle.notify_all()
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._active -= 1
+                self._idle.notify_all()
 
     def wait_until_idle(self, seconds: float) -> None:
         with self._idle:
@@ -95,7 +99,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     wbufsize = -1  # Headers and body leave together.
 
     def answer(self):
-        with self.server:
+        with self.server.answering():
             if self.command == "OPTIONS" and self.server.headers:
                 origin = self.headers.get("Origin", "")
                 reply = Answer(200 if re.search("https?://", origin) else 400, "")

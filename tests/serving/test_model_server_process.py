@@ -15,6 +15,7 @@ import pytest
 
 from serving.client import Client, ModelNotFound
 from serving.model_server import main
+from serving.model_server.errors import ServingError
 from serving.model_server.server import Server
 
 ZERO = np.zeros([1], np.float32)
@@ -153,34 +154,44 @@ def started(arguments, capfd):
     return code, capfd.readouterr().out
 
 
-def test_a_taken_grpc_port_is_named(root, capfd):
+def refusal(chosen):
+    """Returns the error of a server that cannot start."""
+    with pytest.raises(ServingError) as raised, Server(chosen):
+        pass
+    return str(raised.value)
+
+
+@pytest.fixture
+def taken_port():
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        code, out = started([f"--model_root={root}", f"--port={port}"], capfd)
-    assert code == 255
-    assert "Failed to start server. Error: UNAVAILABLE: " in out
-    assert f"0.0.0.0:{port}: Address already in use. Choose another with --port." in out
+        yield taken.getsockname()[1]
 
 
-def test_two_servers_do_not_share_a_port(root, options, capfd):
+def test_a_taken_grpc_port_is_named(root, options, taken_port):
+    assert refusal(options(model_root=str(root), port=taken_port)) == (
+        f"UNAVAILABLE: Could not listen for gRPC at 0.0.0.0:{taken_port}: "
+        "Address already in use. Choose another with --port."
+    )
+
+
+def test_two_servers_do_not_share_a_port(root, options):
     chosen = options(model_root=str(root))
     with Server(chosen):
-        code, out = started([f"--model_root={root}", f"--port={chosen.port}"], capfd)
-    assert code == 255
-    assert "Address already in use" in out
+        assert "Address already in use" in refusal(chosen)
 
 
-def test_a_taken_rest_port_is_named(root, free_port, capfd):
-    with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        arguments = [f"--model_root={root}", f"--port={free_port()}", f"--rest_api_port={port}"]
-        code, out = started(arguments, capfd)
-    assert code == 255
-    assert f"REST at port {port}: Address already in use. Choose another with --rest_api_p" in out
+def test_a_taken_rest_port_is_named(root, options, taken_port):
+    assert refusal(options(model_root=str(root), rest_api_port=taken_port)) == (
+        f"UNAVAILABLE: Could not listen for REST at port {taken_port}: "
+        "Address already in use. Choose another with --rest_api_port."
+    )
+
+
+def test_a_socket_path_that_cannot_be_is_named(root, options, tmp_path):
+    path = tmp_path / "none" / "socket"
+    assert f"gRPC at unix:{path}" in refusal(options(model_root=str(root), grpc_socket_path=path))
 
 
 def test_an_empty_root_says_what_is_expected(tmp_path, capfd):

@@ -2,18 +2,22 @@ import base64
 import gzip
 import http.client
 import json
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from serving.model_server import json_response, json_values
-from serving.model_server.errors import ServingError
+from serving.model_server.errors import ServingError, not_found
+from serving.model_server.rest_front import RestFront
+from serving.model_server.server import Server
 
 HALF = "/v1/models/half_plus:predict"
 TWO = "/v1/models/two_inputs:predict"
 WORDS = "/v1/models/words:predict"
 IDENTITY = "/v1/models/identity:predict"
+LONG = 3_000_000  # Counting so far takes seconds.
 
 
 @pytest.fixture(scope="module")
@@ -386,23 +390,19 @@ def test_metadata_is_json(ask):
     assert signature["defaults"] == {}
 
 
-def test_a_slow_answer_is_cut_off(model_root, options, free_port, ask):
-    from serving.model_server.server import Server
-
+def test_a_slow_answer_is_cut_off(model_root, options, free_port):
     port = free_port()
     chosen = options(
         model_base_path=str(model_root / "slow"), rest_api_port=port, rest_api_timeout_in_ms=200
     )
     with Server(chosen):
         connection = http.client.HTTPConnection("localhost", port, timeout=20)
-        connection.request("POST", "/v1/models/default:predict", f'{{"inputs": {10**9}}}')
+        connection.request("POST", "/v1/models/default:predict", f'{{"inputs": {LONG}}}')
         assert connection.getresponse().status == 504
         connection.close()
 
 
 def test_other_origins_are_answered_where_asked_for(model_root, options, free_port):
-    from serving.model_server.server import Server
-
     port = free_port()
     chosen = options(
         model_base_path=str(model_root / "half_plus"),
@@ -418,3 +418,27 @@ def test_other_origins_are_answered_where_asked_for(model_root, options, free_po
             assert response.status == status
             assert response.headers["Access-Control-Allow-Origin"] == "*"
         connection.close()
+
+
+def test_stopping_waits_for_the_answers_under_way(options, free_port):
+    class Core:
+        def status(self, request):
+            asked.set()
+            go_on.wait(20)
+            raise not_found("after all")
+
+    asked, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
+    chosen = options(rest_api_port=free_port())
+    front = RestFront(Core(), chosen)
+    front.start()
+    connection = http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20)
+    connection.request("GET", "/v1/models/m")
+    assert asked.wait(20)
+    stopping = threading.Thread(target=lambda: (front.stop(), stopped.set()))
+    stopping.start()
+    assert not stopped.wait(0.3)
+    go_on.set()
+    assert connection.getresponse().status == 404
+    assert stopped.wait(20)
+    connection.close()
+    stopping.join()
