@@ -39,10 +39,12 @@ class Display:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self._console) as self._progress:
-            self._task = self._progress.add_task("", total=steps, completed=step)
-            yield
-        self._progress = None
+        try:
+            with Progress(*columns, console=self._console) as self._progress:
+                self._task = self._progress.add_task("", total=steps, completed=step)
+                yield
+        finally:
+            self._progress = None
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         """Shows the numbers of the last steps."""
