@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m pipelines.demo
+	$(BIN)/transduce run g2p_transducer --quick
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
@@ -13,9 +13,6 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
