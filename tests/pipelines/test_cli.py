@@ -1,0 +1,188 @@
+"""What the command refuses and answers before it imports TensorFlow: here it has none."""
+
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines import jobfile
+
+JOB = "g2p_transducer"
+HEAVY = ["grpc", "keras", "matplotlib", "tensorflow", "tensorflow_datasets"]
+
+# Runs each command line, and tells its exit code, what it printed and what was imported by then.
+PROGRAM = f"""
+import contextlib, io, json, sys
+
+sys.modules.update(dict.fromkeys(["keras", "tensorflow", "tensorflow_datasets"]))
+sys.argv = ["transduce"]
+
+from pipelines.cli import main
+
+for arguments in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code
+    heavy = [name for name in {HEAVY} if sys.modules.get(name)]
+    print(json.dumps([code or 0, out.getvalue(), err.getvalue(), heavy]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the commands run: holds a job file, a folder that is no run, and one not trained."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "nothing.py").write_text('"""Is no job."""\n')
+    (folder / "broken.py").write_text("def job(:\n")
+    (folder / "models").mkdir()
+    (folder / "untrained").mkdir()
+    job = jobfile.load(JOB)
+    (folder / "untrained" / "job.py").write_text(job.path.read_text())
+    values = {"job": JOB, **jobfile.to_values(job.job())}
+    (folder / "untrained" / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call(folder):
+    """Returns what a command line did; lines given together share a process."""
+
+    def run(lines):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            input=json.dumps([line.split() for line in lines]),
+            cwd=folder,
+            env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        keys = ("code", "out", "err", "heavy")
+        told = (json.loads(line) for line in done.stdout.splitlines())
+        return [SimpleNamespace(**dict(zip(keys, each, strict=True))) for each in told]
+
+    return run
+
+
+REFUSED = {
+    # An unknown job, file or command.
+    "run g2p_transduser": "Did you mean 'g2p_transducer'?",
+    "run": "JOB comes first: one of g2p_transducer",
+    "run --quick g2p_transducer": "JOB comes first",
+    "run none.py": "A job file must exist. Received: none.py",
+    "run nothing.py": "must have a function `job()`. Received: nothing.py",
+    "runn g2p_transducer": "Available subcommands: run, jobs, evaluate, export, serve, query",
+    # A misspelt field names the nearest.
+    f"run {JOB} --train.stepz 4": "--train.steps INT",
+    f"run {JOB} --model.encoder_unit 4": "--model.encoder_units INT",
+    f"run {JOB} --steps 4": "--train.steps INT",
+    f"run {JOB} --quik": "Unrecognized options: --quik",
+    # Types, ranges, choices.
+    f"run {JOB} --train.steps many": "--train.steps",
+    f"run {JOB} --train.steps 1.5": "--train.steps",
+    f"run {JOB} --train.steps -4": "steps Input should be greater than 0",
+    f"run {JOB} --train.steps 0": "steps Input should be greater than 0",
+    f"run {JOB} --train.learning_rate 0": "learning_rate Input should be greater than 0",
+    f"run {JOB} --train.weight_decay -0.1": "weight_decay Input should be greater than or equal",
+    f"run {JOB} --model.dropout 1": "dropout Input should be less than 1",
+    f"run {JOB} --train.schedule cosin": "('constant', 'cosine', 'inverse_sqrt')",
+    f"run {JOB} --task.input.unit word": "('character', 'token')",
+    f"run {JOB} --export.name a/b": "name String should match pattern",
+    f"run {JOB} --data.validation mine.tsv": "`validation` and `test` go with a `train` file",
+    f"run {JOB} --train.steps": "--train.steps",
+    # The other commands.
+    "evaluate": "The run's folder. (required)",
+    "evaluate none": "must hold a config.json. Received: none",
+    "evaluate models": "must hold a config.json. Received: models",
+    "evaluate untrained": "untrained holds a run that has not trained",
+    "evaluate untrained --split tset": "('train', 'validation', 'test')",
+    "export untrained": "--to PATH",
+    "export untrained --to models": "untrained holds a run that has not trained",
+    "export untrained --to models --version 0": "`version` must be positive. Received: 0",
+    "serve": "Folder of MODEL/VERSION. (required)",
+    "serve models --port many": "--port",
+    "query": "The model's name. (required)",
+    "query model text --timeout soon": "--timeout",
+}
+
+
+@pytest.fixture(scope="module")
+def refused(call):
+    return dict(zip(REFUSED, call(REFUSED), strict=True))
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_bad_usage_is_told_without_tensorflow_and_with_exit_code_2(refused, line):
+    done = refused[line]
+    assert done.code == 2, done.err
+    assert done.out == ""
+    assert REFUSED[line] in " ".join(re.sub("[│─╭╮╰╯]", " ", done.err).split())
+    assert "Traceback" not in done.err
+    assert set(done.heavy) <= {"grpc"}
+
+
+def test_what_is_refused_leaves_nothing_behind(refused, folder):
+    left = {path.name for path in folder.iterdir()} - {"__pycache__"}
+    assert left == {"nothing.py", "broken.py", "models", "untrained"}
+
+
+def test_help_is_light(call):
+    for done in call(["--help", ""]):
+        assert (done.code, done.heavy) == (0, [])
+        assert "transduce run JOB" in done.out
+        assert all(name in done.out for name in ("jobs", "evaluate", "export", "serve", "query"))
+
+
+def test_help_of_a_job_has_its_fields_with_their_defaults(call):
+    (done,) = call([f"run {JOB} --help"])
+    assert (done.code, done.heavy) == (0, [])
+    text = done.out
+    assert f"Optimizer steps. (default: {jobfile.load(JOB).job().train.steps})" in text
+    for field in (
+        "--train.steps INT",
+        "--data.train",
+        "--model.dropout",
+        "--task.input.field",
+        "--export.name",
+    ):
+        assert field in text
+    assert "--folder DIR" in text
+    assert "--quick" in text
+
+
+def test_help_of_a_quick_job_has_the_quick_defaults(call):
+    (done,) = call([f"run {JOB} --quick --help"])
+    steps = jobfile.load(JOB).job(quick=True).train.steps
+    assert f"(default: {steps})" in done.out
+
+
+def test_jobs_are_listed_with_what_they_reach(call):
+    (done,) = call(["jobs"])
+    assert (done.code, done.heavy) == (0, [])
+    for name in jobfile.names():
+        assert name in done.out
+    assert all(title in done.out for title in ("task", "data", "result", "time"))
+
+
+def test_a_job_file_that_is_no_python_is_told_with_its_line(call):
+    (done,) = call(["run broken.py"])
+    assert done.code == 1
+    assert "broken.py, line 1" in done.err
+
+
+def test_a_server_that_does_not_run_is_told_with_its_address(call):
+    (done,) = call(["query model abc --address localhost:1 --timeout 20"])
+    assert (done.code, done.out) == (1, "")
+    assert "No server answers at localhost:1. Start one with `transduce serve MODELS`" in done.err
+
+
+def test_a_folder_of_models_that_is_not_there_is_told_with_its_name(call):
+    (done,) = call(["serve none"])
+    assert done.code == 1
+    assert "none: No such file or directory" in done.out
