@@ -6,8 +6,10 @@ import json
 import random
 
 import matplotlib.figure
+import matplotlib.ticker
 
 from keras_models.metrics import confusions
+from pipelines import jobfile
 from pipelines.display import label, show
 from pipelines.folder import RunFolder
 from pipelines.job import Job
@@ -23,6 +25,7 @@ def write_report(folder: RunFolder, name: str, job: Job) -> None:
     _plot(folder)
     sections = [
         f"# {name}",
+        jobfile.load(str(folder.path / "job.py")).about()["title"],
         _results(folder, evaluation),
         "![Loss by step](plots/loss.png)\n\n![Error rates by step](plots/error_rates.png)",
         _sampled_errors(evaluation, job.train.seed),
@@ -43,6 +46,7 @@ def _results(folder: RunFolder, evaluation: dict) -> str:
     rows += [
         ("Parameters", f"{train['parameters']:,}"),
         ("Steps, and the best one", f"{train['steps']:,}, {train['best_step']:,}"),
+        ("Padding in a batch", f"{_mean(read_metrics(folder.path), 'padding_share'):.1%}"),
         ("Test inputs", f"{len(evaluation['inputs']):,}"),
         *(
             (f"Test {label(metric)}", show(metric, value))
@@ -51,6 +55,11 @@ def _results(folder: RunFolder, evaluation: dict) -> str:
         ("Served answers that equal the trained model's", f"{folder.done('verify')['examples']}"),
     ]
     return _table(("", ""), rows)
+
+
+def _mean(lines: list[dict], name: str) -> float:
+    values = [line[name] for line in lines if name in line]
+    return sum(values) / max(1, len(values))
 
 
 def _sampled_errors(evaluation: dict, seed: int) -> str:
@@ -102,16 +111,18 @@ def _plot(folder: RunFolder) -> None:
     rates = sorted(name for name in names if name.endswith("_rate") and "learning" not in name)
     (folder.path / "plots").mkdir(exist_ok=True)
     _curves(lines, ["loss", "validation_loss"], "loss (nats per example)", folder, "loss")
-    _curves(lines, rates, "share", folder, "error_rates")
+    _curves(lines, rates, "share of errors", folder, "error_rates")
 
 
-def _curves(lines: list[dict], names: list[str], label: str, folder: RunFolder, file: str) -> None:
+def _curves(lines: list[dict], names: list[str], unit: str, folder: RunFolder, file: str) -> None:
     figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for name in names:
         points = [(line["step"], line[name]) for line in lines if name in line]
-        axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
-    axes.set(xlabel="step", ylabel=label, ylim=(0, None))
-    axes.grid(alpha=0.3)
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+    axes.set(xlabel="step", ylabel=unit, yscale="log")
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(folder.path / "plots" / f"{file}.png", dpi=120)

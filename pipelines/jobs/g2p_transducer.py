@@ -23,8 +23,10 @@ def job() -> Job:
             token="phoneme",
             sequence="word",
         ),
-        model=TransducerConfig(),
-        train=Train(steps=20_000),
+        model=TransducerConfig(
+            encoder_units=256, predictor_units=256, joint_units=256, dropout=0.3
+        ),
+        train=Train(steps=14_000),
     )
 
 
@@ -34,5 +36,5 @@ def quick() -> Job:
     return replace(
         full,
         model=TransducerConfig(encoder_units=128, predictor_units=128, joint_units=128),
-        train=replace(full.train, steps=1500, evaluate_every=500),
+        train=replace(full.train, steps=1500, warmup_steps=100, evaluate_every=500),
     )
