@@ -76,7 +76,10 @@ class Trainer:
             self._optimizer.build(task.model.trainable_variables)
         self._stopping = EarlyStopping()
         checkpoint = tf.train.Checkpoint(
-            task=task, optimizer=self._optimizer, batches=self._batches, stopping=self._stopping
+            weights=_weights(task),
+            optimizer=self._optimizer,
+            batches=self._batches,
+            stopping=self._stopping,
         )
         self._checkpoints = tf.train.CheckpointManager(
             checkpoint, str(folder / "checkpoints"), config.keep_checkpoints
@@ -85,7 +88,7 @@ class Trainer:
         self._losses_and_gradients = tf.function(
             self._forward_and_backward, jit_compile=config.jit_compile, reduce_retracing=True
         )
-        self._checkpoints.restore_or_initialize()
+        _restore_latest(self._checkpoints)
         self._log = MetricsLog(folder, self.step)
 
     @property
@@ -221,7 +224,19 @@ class _Pace:
 
 
 def _best_checkpoint(task: Task, folder: Path) -> tf.train.CheckpointManager:
-    return tf.train.CheckpointManager(tf.train.Checkpoint(task=task), str(folder / "best"), 1)
+    checkpoint = tf.train.Checkpoint(weights=_weights(task))
+    return tf.train.CheckpointManager(checkpoint, str(folder / "best"), 1)
+
+
+def _weights(task: Task) -> list[tf.Variable]:
+    """Returns the variables one by one: of a task, a checkpoint misses the layers kept in lists."""
+    return [variable.value for variable in task.model.variables]
+
+
+def _restore_latest(manager: tf.train.CheckpointManager) -> None:
+    """Restores all that was saved, or nothing where nothing was."""
+    if manager.latest_checkpoint is not None:
+        manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
 
 
 def restore_best(task: Task, folder: Path) -> None:
@@ -232,7 +247,7 @@ def restore_best(task: Task, folder: Path) -> None:
             f"{folder} must hold a trained model. Received a folder without {folder / 'best'}; "
             "run its job to the end of a first evaluation."
         )
-    manager.checkpoint.restore(manager.latest_checkpoint).expect_partial()
+    _restore_latest(manager)
 
 
 @contextmanager

@@ -16,19 +16,19 @@ ALPHABET = "abcde"
 
 
 class Letters(keras.layers.Layer):
-    """Scores the sounds of each letter by itself."""
+    """Scores the sounds of each letter by itself. A layer is in a list, as a stack's layers are."""
 
     def __init__(self, units: int, rate: float):
         super().__init__()
         self._rate = rate
         self._embedding = keras.layers.Embedding(1 + len(ALPHABET), units)
-        self._scores = keras.layers.Dense(1 + len(ALPHABET))
+        self._stack = [keras.layers.Dense(1 + len(ALPHABET))]
         self._embedding.build()
-        self._scores.build((None, units))
+        self._stack[0].build((None, units))
         self.built = True
 
     def call(self, letters, dropout_seed=None):
-        return self._scores(dropout(self._embedding(letters), self._rate, dropout_seed))
+        return self._stack[0](dropout(self._embedding(letters), self._rate, dropout_seed))
 
 
 class Speller(Task):

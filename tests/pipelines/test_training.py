@@ -346,6 +346,18 @@ def test_a_loss_that_is_not_a_number_stops_with_its_step_and_batch(
         again.run()
 
 
+def test_the_best_weights_come_back_in_a_new_task(speller, uninterrupted):
+    task = speller()
+    restore_best(task, uninterrupted.folder)
+    weights = [variable.numpy() for variable in task.model.variables]
+    assert same(weights, uninterrupted.weights)
+
+
+def test_the_weights_of_another_model_are_refused(speller, uninterrupted):
+    with pytest.raises(ValueError, match="shape"):
+        restore_best(speller(units=8), uninterrupted.folder)
+
+
 def test_a_folder_without_a_model_is_an_error_that_says_so(speller, tmp_path):
     with pytest.raises(FileNotFoundError, match="must hold a trained model"):
         restore_best(speller(), tmp_path)
