@@ -314,6 +314,9 @@ def test_bidirectional_is_both_directions_side_by_side():
     assert_all_close(states, (forward_state, backward_state), 0)
     assert layer.backward.reverse
     assert_all_close(layer(inputs, lengths, layer.zero_state(B)), (outputs, states), 0)
+    _, again = layer(inputs, lengths, states)
+    expected = layer.forward(inputs, lengths, states[0]), layer.backward(inputs, lengths, states[1])
+    assert_all_close(again, [state for _, state in expected], 0)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -326,6 +329,16 @@ def test_stacked_layers_read_one_another(bidirectional):
     assert_all_close((outputs, states), (second, (first_state, second_state)), 0)
     assert outputs.shape[-1] == layer.output_width == D * (1 + bidirectional)
     assert_all_close(layer(inputs, lengths, layer.zero_state(B)), (outputs, states), 0)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_every_stacked_layer_starts_from_its_own_state(bidirectional):
+    inputs, lengths = inputs_and_lengths()
+    layer = StackedLSTM(D, 2, bidirectional=bidirectional)
+    _, states = layer(inputs, lengths)
+    first, first_state = layer.layers[0](inputs, lengths, states[0])
+    second, second_state = layer.layers[1](first, lengths, states[1])
+    assert_all_close(layer(inputs, lengths, states), (second, (first_state, second_state)), 0)
 
 
 @pytest.mark.parametrize("mode", MODES)
