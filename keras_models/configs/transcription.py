@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from keras_models.configs import STRICT
@@ -30,8 +30,8 @@ class Text:
 class Transcription:
     """Text to text whose symbols follow the input's order, as spelling to sounds."""
 
-    input: Text = Text()
-    output: Text = Text()
+    input: Text
+    output: Text
     token: str = "token"
     """What an output symbol is called in reports: "phoneme" makes a phoneme error rate."""
     sequence: str = "sequence"
@@ -40,6 +40,15 @@ class Transcription:
     """Longest input, in symbols, that the served model answers."""
     max_symbols_per_frame: PositiveInt = 8
     """Most output symbols that the search emits for one input symbol."""
+
+    @model_validator(mode="after")
+    def _has_two_fields(self):
+        if self.input.field == self.output.field:
+            raise ValueError(
+                "`input.field` and `output.field` must differ. "
+                f"Received: {self.input.field!r} for both"
+            )
+        return self
 
     @property
     def texts(self) -> tuple[Text, Text]:

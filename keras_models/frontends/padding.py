@@ -20,21 +20,21 @@ def pad(
     Args:
         features: Tensors, passed on as they are, and ragged tensors `[B, (T), …]`.
         widths: What to pad to, by name: scalar integers, no less than any length. Without it,
-            the longest example.
+            the longest example, but at least 1: a loop over no steps cannot be in every graph.
     """
     widths = widths or {}
     dense = {}
     for name, feature in features.items():
         if isinstance(feature, tf.RaggedTensor):
-            dense[name] = feature.to_tensor(PADDING, shape=_shape(feature, widths.get(name)))
+            width = widths[name] if name in widths else _longest(feature)
+            any_size = [-1] * (feature.shape.rank - 2)
+            shape = tf.stack([-1, tf.cast(width, tf.int64), *any_size])
+            dense[name] = feature.to_tensor(PADDING, shape=shape)
             dense[name + LENGTHS] = tf.cast(feature.row_lengths(), tf.int32)
         else:
             dense[name] = feature
     return dense
 
 
-def _shape(feature: tf.RaggedTensor, width: tf.Tensor | None) -> tf.Tensor | None:
-    if width is None:
-        return None
-    any_size = [-1] * (feature.shape.rank - 2)
-    return tf.stack([-1, tf.cast(width, tf.int64), *any_size])
+def _longest(feature: tf.RaggedTensor) -> tf.Tensor:
+    return tf.reduce_max(tf.concat([[1], feature.row_lengths()], axis=0))

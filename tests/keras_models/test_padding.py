@@ -46,18 +46,20 @@ def test_what_is_no_sequence_is_passed_on():
     assert dense["label"] is label
 
 
-def test_no_examples_and_empty_examples_have_no_steps():
+def test_there_is_a_step_even_if_every_example_is_empty():
     none = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), tf.zeros([0], tf.int64))
     empty = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), tf.constant([0, 0, 0]))
-    assert pad({"text": none})["text"].shape == (0, 0)
-    assert pad({"text": empty})["text"].shape == (3, 0)
-    assert pad({"text": empty}, {"text": tf.constant(4)})["text"].shape == (3, 4)
-    assert pad({"text": empty})["text_lengths"].numpy().tolist() == [0, 0, 0]
+    assert pad({"text": none})["text"].shape == (0, 1)
+    assert pad({"text": none}, {"text": tf.constant(4)})["text"].shape == (0, 4)
+    dense = pad({"text": empty})
+    assert dense["text"].numpy().tolist() == [[0], [0], [0]]
+    assert dense["text_lengths"].numpy().tolist() == [0, 0, 0]
 
 
 def test_eager_and_tf_data_agree():
     features = {"text": tf.ragged.constant(ROWS, dtype=tf.int32)}
     data = tf.data.Dataset.from_tensors(features)
-    (dense,) = data.map(lambda batch: pad(batch, {"text": tf.constant(6)}))
-    for name, expected in pad(features, {"text": tf.constant(6)}).items():
-        np.testing.assert_array_equal(dense[name], expected)
+    for widths in (None, {"text": tf.constant(6)}):
+        (dense,) = data.map(lambda batch, widths=widths: pad(batch, widths))
+        for name, expected in pad(features, widths).items():
+            np.testing.assert_array_equal(dense[name], expected)

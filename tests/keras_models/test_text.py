@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_models.configs.transcription import Text
+from keras_models.configs.transcription import Text, Transcription
 from keras_models.frontends.text import TextFrontend, build_vocabulary, vocabulary_path
 
 CHARACTERS = Text(field="word")
@@ -163,3 +163,8 @@ def test_a_number_is_the_line_of_its_symbol_in_the_file(frontend, tmp_path):
 def test_a_missing_vocabulary_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"word\.txt"):
         TextFrontend(CHARACTERS, tmp_path)
+
+
+def test_two_texts_of_one_field_are_refused():
+    with pytest.raises(ValueError, match=r"`input\.field` and `output\.field` must differ.*'word'"):
+        Transcription(input=CHARACTERS, output=FOLDED)
