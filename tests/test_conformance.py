@@ -1,0 +1,378 @@
+"""What holds of the task of every job, whatever its kind.
+
+A new job is tested by being there. A new kind of task adds one function: `_examples` of its
+configuration.
+"""
+
+import functools
+import json
+import random
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_models.configs.transcription import Text, Transcription
+from keras_models.frontends.padding import LENGTHS, pad
+from pipelines import jobfile
+from serving.export import export
+
+SEED = np.array([3, 7], np.int32)
+
+
+@dataclass
+class Examples:
+    """Raw data of one kind of task.
+
+    Attributes:
+        records: Raw records by field. In every sequence the first is the longest and the
+            second the shortest.
+        empty: Inputs of nothing, which are to be answered.
+        longest: Inputs of the greatest length that is answered.
+        too_long: Inputs that are longer by one.
+        limit: That length, as the refusal names it.
+        foreign: Inputs that hold something that training did not know.
+        native: The same inputs without it.
+    """
+
+    records: dict[str, list]
+    empty: dict[str, list]
+    longest: dict[str, list]
+    too_long: dict[str, list]
+    limit: int
+    foreign: dict[str, list]
+    native: dict[str, list]
+
+
+@functools.singledispatch
+def _examples(config) -> Examples:
+    pytest.fail(
+        f"A kind of task must have example records: add a function `_examples` for "
+        f"{type(config).__name__} to {__file__}."
+    )
+
+
+@_examples.register
+def _(config: Transcription) -> Examples:
+    name = config.input.field
+    lengths = {name: (9, 2, 5, 7), config.output.field: (6, 1, 3, 4)}
+    records = {each.field: [_text(each, n) for n in lengths[each.field]] for each in config.texts}
+    three, longest, too_long = (
+        _text(config.input, n) for n in (3, config.max_length, config.max_length + 1)
+    )
+    between = {"character": "漢{}🙂", "token": "漢 {} 🙂"}[config.input.unit]
+    return Examples(
+        records=records,
+        empty={name: [""]},
+        longest={name: [three, longest]},
+        too_long={name: [three, too_long]},
+        limit=config.max_length,
+        foreign={name: [between.format(text) for text in records[name]]},
+        native={name: records[name]},
+    )
+
+
+def _text(config: Text, length: int) -> str:
+    """Returns a text of so many symbols, always the same one."""
+    symbols = random.Random(length).choices("abcdefg", k=length)
+    return (" " if config.unit == "token" else "").join(symbols)
+
+
+def _small(config):
+    """Returns a model's configuration with sizes that differ and are small multiples of 8."""
+    sizes = [f.name for f in fields(config) if isinstance(getattr(config, f.name), int)]
+    large = [name for name in sizes if getattr(config, name) > 8]
+    return replace(config, **{name: 8 * n for n, name in enumerate(large, start=1)})
+
+
+@dataclass
+class Built:
+    """A job's task of a small model, its examples, and where its vocabulary lies."""
+
+    name: str
+    task: object
+    examples: Examples
+    folder: object
+
+    def features(self, *rows):
+        """Returns the features of the records in these rows, or of all."""
+        rows = rows or range(len(next(iter(self.examples.records.values()))))
+        return self.task.features(
+            {name: tf.constant([c[n] for n in rows]) for name, c in self.examples.records.items()}
+        )
+
+    def batch(self, *rows):
+        return pad(self.features(*rows))
+
+    def answer(self, inputs):
+        """Returns the served answers by name."""
+        names = list(self.task.input_signature)
+        outputs = self.serving_default(*(tf.constant(inputs[name]) for name in names))
+        return {name: _plain(value) for name, value in outputs.items()}
+
+    @functools.cached_property
+    def serving_default(self):
+        return self.task.signatures()["serving_default"]
+
+    @property
+    def inputs(self):
+        """The inputs of all records."""
+        return {name: self.examples.records[name] for name in self.task.input_signature}
+
+
+@pytest.fixture(scope="module", params=jobfile.names())
+def built(request, tmp_path_factory) -> Built:
+    """The task of a job's quick setting on a handful of records, its weights all random."""
+    job = jobfile.load(request.param).job(quick=True)
+    folder = tmp_path_factory.mktemp(request.param)
+    examples = _examples(job.task)
+    records = {name: tf.constant(column) for name, column in examples.records.items()}
+    job.task.prepare([records], folder / "assets")
+    task = job.task.build(_small(job.model), folder / "assets")
+    generator = np.random.default_rng(0)
+    for variable in task.model.variables:
+        variable.assign(generator.normal(scale=0.5, size=variable.shape))
+    return Built(request.param, task, examples, folder)
+
+
+def _plain(value):
+    """Returns texts `[B]` as a list, numbers as an array."""
+    value = value.numpy()
+    return [text.decode() for text in value] if value.dtype == object else value
+
+
+def _assert_same(found, expected):
+    """Compares answers: texts exactly, numbers nearly."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, list):
+            assert found[name] == value, name
+        else:
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def _row(answers, n):
+    return {name: value[n : n + 1] for name, value in answers.items()}
+
+
+def _losses(built, batch):
+    return built.task.losses(batch).numpy()
+
+
+def _spoiled(batch):
+    """Returns the batch with something else in its padding."""
+    spoiled = dict(batch)
+    for name in batch:
+        if name + LENGTHS in batch:
+            mask = tf.sequence_mask(batch[name + LENGTHS], tf.shape(batch[name])[1])
+            mask = tf.reshape(mask, [*mask.shape, *[1] * (batch[name].shape.rank - 2)])
+            spoiled[name] = tf.where(mask, batch[name], tf.ones_like(batch[name]))
+    return spoiled
+
+
+def test_features_in_tf_data_are_those_of_eager_code(built):
+    data = tf.data.Dataset.from_tensor_slices(built.examples.records).batch(3)
+    batches = [built.task.features(records) for records in data]
+    for found, expected in zip(data.map(built.task.features), batches, strict=True):
+        assert found.keys() == expected.keys()
+        for name, feature in expected.items():
+            assert isinstance(found[name], type(feature)), name
+            for part, other in zip(*(_parts(f) for f in (found[name], feature)), strict=True):
+                np.testing.assert_allclose(part, other, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def _parts(feature):
+    ragged = isinstance(feature, tf.RaggedTensor)
+    return [feature.flat_values, *feature.nested_row_splits] if ragged else [feature]
+
+
+def test_all_examples_can_be_learnt_from(built):
+    assert built.task.feasible(built.features()).numpy().all()
+
+
+def test_padding_changes_no_loss(built):
+    batch = built.batch(0, 1)
+    sequences = [name for name in batch if name + LENGTHS in batch]
+    for name in sequences:
+        longest, shortest = batch[name + LENGTHS].numpy()
+        assert longest == batch[name].shape[1] > shortest
+    alone = [_losses(built, built.batch(row))[0] for row in (0, 1)]
+    wider = {name: tf.shape(batch[name])[1] + 3 for name in sequences}
+    for padded in (batch, _spoiled(batch), _spoiled(pad(built.features(0, 1), wider))):
+        np.testing.assert_allclose(_losses(built, padded), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_of_a_batch_changes_no_loss(built):
+    losses = _losses(built, built.batch(0, 1, 2))
+    assert losses.shape == (3,)
+    assert losses.dtype == np.float32
+    assert len(set(losses.tolist())) == 3
+    np.testing.assert_allclose(_losses(built, built.batch(2, 0, 1)), losses[[2, 0, 1]], rtol=1e-5)
+
+
+def test_losses_under_xla_are_those_of_a_graph(built):
+    batch = built.batch()
+    graph, compiled = (
+        tf.function(built.task.losses, jit_compile=jit_compile)(batch, tf.constant(SEED))
+        for jit_compile in (False, True)
+    )
+    np.testing.assert_allclose(compiled, graph, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_is_a_function_of_its_seed(built):
+    batch = built.batch()
+    losses = built.task.losses(batch, SEED).numpy()
+    np.testing.assert_array_equal(built.task.losses(batch, SEED), losses)
+    np.testing.assert_array_equal(_losses(built, batch), _losses(built, batch))
+    assert not np.allclose(built.task.losses(batch, SEED + 1), losses)
+
+
+def test_gradients_reach_every_variable_and_are_finite(built):
+    variables = built.task.model.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(built.task.losses(built.batch()))
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    for variable, gradient in zip(variables, gradients, strict=True):
+        assert gradient is not None, variable.path
+        gradient = tf.convert_to_tensor(gradient).numpy()
+        assert np.isfinite(gradient).all(), variable.path
+        assert gradient.any(), variable.path
+
+
+def test_an_input_in_a_batch_is_answered_as_it_is_alone(built):
+    together = built.answer(built.inputs)
+    answers = together[built.task.output_name]
+    assert len({str(answer) for answer in answers}) > 1
+    for n in range(len(answers)):
+        _assert_same(built.answer(_row(built.inputs, n)), _row(together, n))
+
+
+def test_the_order_of_inputs_changes_no_answer(built):
+    turned = built.answer({name: column[::-1] for name, column in built.inputs.items()})
+    expected = {name: value[::-1] for name, value in built.answer(built.inputs).items()}
+    _assert_same(turned, expected)
+
+
+def test_an_empty_input_is_answered(built):
+    empty = built.answer(built.examples.empty)
+    assert all(len(value) == 1 for value in empty.values())
+    both = {name: [column[0], *built.examples.empty[name]] for name, column in built.inputs.items()}
+    _assert_same(_row(built.answer(both), 1), empty)
+
+
+def test_no_inputs_have_no_answers(built):
+    specs = built.task.input_signature
+    none = {name: tf.zeros([0, *spec.shape[1:]], spec.dtype) for name, spec in specs.items()}
+    assert all(len(value) == 0 for value in built.answer(none).values())
+
+
+def test_an_input_at_the_limit_is_answered_and_a_longer_one_refused(built):
+    answers = built.answer(built.examples.longest)
+    assert all(len(value) == 2 for value in answers.values())
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\b{built.examples.limit}\b"):
+        built.answer(built.examples.too_long)
+
+
+def test_what_training_did_not_know_is_passed_over(built):
+    _assert_same(built.answer(built.examples.foreign), built.answer(built.examples.native))
+
+
+# Loads models and answers by them, one line of JSON each, where there is TensorFlow and nothing
+# of ours.
+_ELSEWHERE = """
+import json, sys
+sys.path += json.loads(sys.argv[1])
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
+
+def plain(array):
+    return [x.decode() if isinstance(x, bytes) else x for x in array.tolist()]
+
+def answer(path, inputs):
+    served = tf.saved_model.load(path).signatures["serving_default"]
+    outputs = served(**{name: tf.constant(column) for name, column in inputs.items()})
+    return {name: plain(value.numpy()) for name, value in outputs.items()}
+
+def answer_in_a_session(path, inputs):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        model = tf.compat.v1.saved_model.load(session, ["serve"], path)
+        signature = model.signature_def["serving_default"]
+        feed = {signature.inputs[name].name: column for name, column in inputs.items()}
+        fetch = {name: info.name for name, info in signature.outputs.items()}
+        return {name: plain(x) for name, x in session.run(fetch, feed).items()}
+
+def unknown_ops(path, inputs):
+    with open(f"{path}/saved_model.pb", "rb") as file:
+        graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0].graph_def
+    own = {function.signature.name for function in graph.library.function}
+    nodes = [*graph.node, *(n for function in graph.library.function for n in function.node_def)]
+    return sorted({n.op for n in nodes if n.op not in own and op_def_registry.get(n.op) is None})
+
+def ours(path, inputs):
+    return [name for name in ("keras_models", "pipelines", "serving") if name in sys.modules]
+
+for line in sys.stdin:
+    function, *arguments = json.loads(line)
+    print(json.dumps(globals()[function](*arguments)), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Calls a function in a process that has TensorFlow and nothing of ours."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    paths = sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+    command = [sys.executable, "-I", "-S", "-c", _ELSEWHERE, json.dumps(paths)]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=folder,
+            text=True,
+        ) as process,
+    ):
+
+        def call(*request):
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            assert line, (folder / "log").read_text()[-4000:]
+            return json.loads(line)
+
+        yield call
+
+
+@pytest.fixture(scope="module")
+def exported(built):
+    """The exported model, moved, and without the vocabulary that it was built from."""
+    expected = built.answer(built.inputs)
+    assets, aside = built.folder / "assets", built.folder / "aside"
+    path = export(built.task, built.folder / "models", built.name)
+    moved = shutil.move(path, built.folder / "elsewhere")
+    assets.rename(aside)
+    yield str(moved), expected
+    aside.rename(assets)
+
+
+@pytest.mark.parametrize("loader", ["answer", "answer_in_a_session"])
+def test_an_exported_model_answers_elsewhere_as_its_task_does_here(
+    built, exported, elsewhere, loader
+):
+    path, expected = exported
+    answers = elsewhere(loader, path, built.inputs)
+    _assert_same(answers, expected)
+    assert elsewhere("ours", path, {}) == []
+
+
+def test_an_exported_model_needs_only_the_ops_of_tensorflow(exported, elsewhere):
+    path, _ = exported
+    assert elsewhere("unknown_ops", path, {}) == []
