@@ -180,9 +180,3 @@ def test_a_server_that_does_not_run_is_told_with_its_address(call):
     (done,) = call(["query model abc --address localhost:1 --timeout 20"])
     assert (done.code, done.out) == (1, "")
     assert "No server answers at localhost:1. Start one with `transduce serve MODELS`" in done.err
-
-
-def test_a_folder_of_models_that_is_not_there_is_told_with_its_name(call):
-    (done,) = call(["serve none"])
-    assert done.code == 1
-    assert "none: No such file or directory" in done.out
