@@ -10,6 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.classification_pb2 import (
+    ClassificationRequest,
+    ClassificationResponse,
+    ClassificationResult,
+)
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -19,9 +24,11 @@ from tensorflow_serving.apis.get_model_status_pb2 import (
     GetModelStatusRequest,
     GetModelStatusResponse,
 )
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
-from serving.model_server import predict
+from serving.model_server import inference, predict
 from serving.model_server.errors import Code, ServingError, invalid, not_found
 from serving.model_server.manager import Manager
 from serving.model_server.servable import Servable
@@ -69,9 +76,38 @@ class ServerCore:
             feeds = predict.feeds(signature, inputs)
             fetches = predict.fetches(signature, output_filter)
             values = servable.run(feeds, list(fetches.values()), timeout_ms)
-        spec = ModelSpec(name=model_spec.name, signature_name=name)
-        spec.version.value = version
+        spec = _answered_by(model_spec, version)
         return Prediction(spec, dict(zip(fetches, values, strict=True)))
+
+    def classify(
+        self, request: ClassificationRequest, timeout_ms: int = 0
+    ) -> ClassificationResponse:
+        """Returns the classes of every `tf.Example` in `request`."""
+        result, spec = self._infer(request, inference.CLASSIFY, timeout_ms)
+        return ClassificationResponse(result=result, model_spec=spec)
+
+    def regress(self, request: RegressionRequest, timeout_ms: int = 0) -> RegressionResponse:
+        """Returns a value for every `tf.Example` in `request`."""
+        result, spec = self._infer(request, inference.REGRESS, timeout_ms)
+        return RegressionResponse(result=result, model_spec=spec)
+
+    def multi_inference(
+        self, request: MultiInferenceRequest, timeout_ms: int = 0
+    ) -> MultiInferenceResponse:
+        """Returns the results of several classifications and regressions by one run of a model."""
+        spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
+        response = MultiInferenceResponse()
+        with self._use(spec) as (version, servable):
+            heads = inference.heads(servable, request.tasks, self._check_method_names)
+            examples = inference.examples(request.input)
+            results = inference.run(servable, heads, examples, timeout_ms)
+        for task, result in zip(request.tasks, results, strict=True):
+            entry = response.results.add(model_spec=_answered_by(task.model_spec, version))
+            if isinstance(result, ClassificationResult):
+                entry.classification_result.CopyFrom(result)
+            else:
+                entry.regression_result.CopyFrom(result)
+        return response
 
     def signature(self, model_spec: ModelSpec) -> SignatureDef:
         """Returns the signature that `model_spec` names, for those who must know it to parse."""
@@ -115,6 +151,18 @@ class ServerCore:
             raise not_found(f"Could not find {which} of model {spec.name}")
         return response
 
+    def _infer(
+        self, request: ClassificationRequest | RegressionRequest, method: str, timeout_ms: int
+    ):
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        spec = request.model_spec
+        with self._use(spec) as (version, servable):
+            head = inference.head(servable, spec, method, self._check_method_names)
+            examples = inference.examples(request.input)
+            (result,) = inference.run(servable, [head], examples, timeout_ms)
+        return result, _answered_by(spec, version)
+
     @contextmanager
     def _use(self, spec: ModelSpec) -> Iterator[tuple[int, Servable]]:
         if not spec.name:
@@ -124,6 +172,14 @@ class ServerCore:
         version = spec.version.value if spec.HasField("version") else None
         with self._manager.use(spec.name, version) as lent:
             yield lent
+
+
+def _answered_by(spec: ModelSpec, version: int) -> ModelSpec:
+    """Returns `spec` as an answer has it: with its version and its signature."""
+    answered = ModelSpec(name=spec.name)
+    answered.signature_name = spec.signature_name or predict.DEFAULT_SIGNATURE
+    answered.version.value = version
+    return answered
 
 
 def _signature(servable: Servable, name: str) -> SignatureDef:

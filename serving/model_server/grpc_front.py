@@ -8,11 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from serving.model_server import health, tensors
@@ -79,9 +82,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         return self._core.metadata(request)
 
-    Classify = _not_yet("Classify")
-    Regress = _not_yet("Regress")
-    MultiInference = _not_yet("MultiInference")
+    @_answers
+    def Classify(self, request, context) -> classification_pb2.ClassificationResponse:  # noqa: N802
+        return self._core.classify(request, _timeout_ms(context))
+
+    @_answers
+    def Regress(self, request, context) -> regression_pb2.RegressionResponse:  # noqa: N802
+        return self._core.regress(request, _timeout_ms(context))
+
+    @_answers
+    def MultiInference(self, request, context) -> inference_pb2.MultiInferenceResponse:  # noqa: N802
+        return self._core.multi_inference(request, _timeout_ms(context))
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis.classification_pb2 import ClassificationResult
+from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
 from serving.model_server.errors import invalid
 
@@ -44,6 +46,18 @@ def columns(outputs: Mapping[str, np.ndarray]) -> str:
     return _document("outputs", *texts.values() if single else [_object(texts, depth=1)])
 
 
+def classifications(result: ClassificationResult) -> str:
+    """Returns `{"results": [[["label", score], …], …]}`, one list an example."""
+    lists = [_on_one_line(_pairs(each.classes)) for each in result.classifications]
+    return _document("results", f"[{', '.join(lists)}\n{_INDENT}]")
+
+
+def regressions(result: RegressionResult) -> str:
+    """Returns `{"results": [value, …]}`, one value an example."""
+    values = np.array([each.value for each in result.regressions], np.float32)
+    return _document("results", f"[{', '.join(floats(values))}]")
+
+
 def leaves(name: str, array: np.ndarray) -> Any:
     """Returns `array` as nested lists of the texts of its values."""
     texts = _formatter(name, array)(array.ravel())
@@ -61,6 +75,12 @@ def floats(values: np.ndarray) -> list[str]:
     for index in np.flatnonzero(~same):
         texts[index] = f"{wide[index]:.{_DIGITS[values.dtype]}g}"
     return [_as_decimal(text) for text in texts]
+
+
+def _pairs(classes) -> list[list[str]]:
+    scores = floats(np.array([each.score for each in classes], np.float32))
+    labels = [json.dumps(each.label, ensure_ascii=False) for each in classes]
+    return list(map(list, zip(labels, scores, strict=True)))
 
 
 def _as_decimal(text: str) -> str:

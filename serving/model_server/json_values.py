@@ -53,7 +53,7 @@ def quick(value: Any, dtype: tf.DType) -> np.ndarray | None:
 
 def _flat(level: list, kinds: set[type], dtype: tf.DType) -> np.ndarray | None:
     if dtype == tf.string and kinds <= {str}:
-        return _objects([_utf8(text) for text in level])
+        return _objects([utf8(text) for text in level])
     if dtype == tf.bool and kinds <= {bool}:
         return np.array(level, bool)
     if dtype in _FLOATS and kinds <= {int, float}:
@@ -64,7 +64,8 @@ def _flat(level: list, kinds: set[type], dtype: tf.DType) -> np.ndarray | None:
     return None
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """Returns the bytes of a string as they were in the body."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -121,20 +122,21 @@ def _visit(value: Any, level: int, shape: list[int], dtype: tf.DType, values: li
 
 def _scalar(value: Any, dtype: tf.DType) -> np.ndarray:
     if isinstance(value, dict) and dtype == tf.string:
-        return _objects([_base64(value)])
+        return _objects([from_base64(value)])
     if not (dtype in _FLOATS or dtype in _INT_RANGES or dtype in (tf.string, tf.bool)):
         text = f"Conversion of JSON Value: {show(value)} to type: {dtype.name}"
         raise ServingError(Code.UNIMPLEMENTED, text)
     array = _flat([value], {type(value)}, dtype)
     if array is None:
         raise invalid(
-            f"JSON Value: {show(value)} Type: {_kind(value)} is not of expected type: "
+            f"JSON Value: {show(value)} Type: {kind(value)} is not of expected type: "
             f"{_type_name(dtype)}"
         )
     return array
 
 
-def _base64(value: dict) -> bytes:
+def from_base64(value: dict) -> bytes:
+    """Returns the bytes of `{"b64": …}`."""
     if is_named(value):
         raise invalid(f"JSON Value: {show(value)} not formatted correctly for base64 data")
     text = value["b64"]
@@ -151,7 +153,8 @@ def is_named(value: Any) -> bool:
     return not (value.keys() == {"b64"} and isinstance(value["b64"], str))
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """Returns what JSON calls the type of a value."""
     return {str: "String", dict: "Object", list: "Array", bool: str(value), type(None): "Null"}.get(
         type(value), "Number"
     )

@@ -7,11 +7,13 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from google.protobuf import json_format
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_pb2 import ModelSpec
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.model_server import json_request, json_response
+from serving.model_server import json_examples, json_request, json_response
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError, invalid
 
@@ -62,6 +64,11 @@ class RestApi:
     def __init__(self, core: ServerCore, timeout_ms: int):
         self._core = core
         self._timeout_ms = timeout_ms
+        self._methods = {
+            "classify": self._classify,
+            "regress": self._regress,
+            "predict": self._predict,
+        }
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:
         """Returns the answer to one request; every failure becomes one."""
@@ -86,10 +93,21 @@ class RestApi:
         raise invalid(f"Malformed request: {method} {path}")
 
     def _post(self, method: str, spec: ModelSpec, body: bytes) -> str:
-        if method != "predict":
-            raise ServingError(Code.UNIMPLEMENTED, f"{method} is not served by this server.")
         document = json_request.parse(body)
         spec.signature_name = json_request.signature_name(document)
+        return self._methods[method](spec, document)
+
+    def _classify(self, spec: ModelSpec, document: dict) -> str:
+        request = ClassificationRequest(model_spec=spec, input=json_examples.parse(document))
+        response = self._core.classify(request, self._timeout_ms)
+        return json_response.classifications(response.result)
+
+    def _regress(self, spec: ModelSpec, document: dict) -> str:
+        request = RegressionRequest(model_spec=spec, input=json_examples.parse(document))
+        response = self._core.regress(request, self._timeout_ms)
+        return json_response.regressions(response.result)
+
+    def _predict(self, spec: ModelSpec, document: dict) -> str:
         inputs = json_request.inputs(document, self._core.signature(spec).inputs)
         outputs = self._core.predict(spec, inputs.arrays, (), self._timeout_ms).outputs
         return json_response.rows(outputs) if inputs.rows else json_response.columns(outputs)

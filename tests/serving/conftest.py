@@ -102,6 +102,54 @@ class Slow(tf.Module):
         return {"count": count[0]}
 
 
+class Examples(tf.Module):
+    """Classification and regression of `tf.Example`s with features x and y, good and bad."""
+
+    def signatures(self):
+        text = "inputs"
+        bodies = {
+            "serving_default": lambda x: {"classes": _labels(x, 2), "scores": _scores(x)},
+            "classes": lambda x: {"classes": _labels(x, 3)},
+            "scores": lambda x: {"scores": _scores(x)},
+            "three_outputs": lambda x: {"classes": _labels(x, 2), "scores": _scores(x), "z": x},
+            "other_outputs": lambda x: {"z": x},
+            "flat_scores": lambda x: {"scores": x},
+            "number_classes": lambda x: {"classes": _scores(x)},
+            "double_scores": lambda x: {"scores": tf.cast(_scores(x), tf.float64)},
+            "short_scores": lambda x: {"scores": _scores(x)[:1]},
+            "uneven": lambda x: {"classes": _labels(x, 3), "scores": _scores(x)},
+            "regress": lambda x: {"outputs": x / 2 + 2},
+            "regress_column": lambda x: {"outputs": x[:, None]},
+            "square_outputs": lambda x: {"outputs": _scores(x)},
+            "short_outputs": lambda x: {"outputs": x[:1]},
+            "double_outputs": lambda x: {"outputs": tf.cast(x, tf.float64)},
+        }
+        signatures = {name: self._of(body, text) for name, body in bodies.items()}
+        signatures["other_input"] = self._of(bodies["serving_default"], "q")
+        signatures["other_regress_input"] = self._of(bodies["regress"], "q")
+        spec = tf.TensorSpec([None], tf.float32, name="a")
+        signatures["two_inputs"] = tf.function(
+            lambda a, b: {"outputs": a + b}, input_signature=[spec, spec]
+        )
+        return signatures
+
+    def _of(self, body, name):
+        def call(serialized):
+            number = tf.io.FixedLenFeature([], tf.float32, 0.0)
+            parsed = tf.io.parse_example(serialized, {"x": number, "y": number})
+            return body(parsed["x"] + parsed["y"])
+
+        return tf.function(call, input_signature=[tf.TensorSpec([None], tf.string, name=name)])
+
+
+def _scores(x):
+    return tf.stack([x, -x], axis=1)
+
+
+def _labels(x, count):
+    return tf.tile([["up", "down", "é"][:count]], [tf.size(x), 1])
+
+
 def save_counter(folder: str) -> None:
     """Writes a SavedModel of TensorFlow 1, whose reference variable TensorFlow 2 cannot load."""
     v1 = tf.compat.v1
@@ -141,7 +189,8 @@ def model_root(tmp_path_factory, save_half_plus, save_words) -> Path:
     root = tmp_path_factory.mktemp("models")
     save_half_plus(root / "half_plus" / "1", 2.0)
     save_half_plus(root / "half_plus" / "2", 3.0)
-    identities, two = Identities(), TwoInputs()
+    identities, two, examples = Identities(), TwoInputs(), Examples()
+    tf.saved_model.save(examples, str(root / "examples/3"), signatures=examples.signatures())
     tf.saved_model.save(identities, str(root / "identity/1"), signatures=identities.signatures())
     tf.saved_model.save(two, str(root / "two_inputs/7"), signatures=two.signatures())
     save_words(root / "words" / "1", root.parent / "vocabulary.txt")

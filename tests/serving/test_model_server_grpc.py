@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -166,23 +165,6 @@ def test_a_long_message_is_cut(prediction):
 def test_a_deadline_ends_the_work(prediction):
     code, _ = failure(prediction.Predict, request_for("slow", n=np.int32(3_000_000)), timeout=0.2)
     assert code == "DEADLINE_EXCEEDED"
-
-
-@pytest.mark.parametrize("method", ["Classify", "Regress", "MultiInference"])
-def test_what_is_not_served_yet_says_so(prediction, method):
-    request = {"Classify": classification_pb2.ClassificationRequest}.get(method)
-    stub = getattr(prediction, method)
-    empty = request() if request else _empty_request(method)
-    assert failure(stub, empty) == ("UNIMPLEMENTED", f"{method} is not served by this server.")
-
-
-def _empty_request(method):
-    from tensorflow_serving.apis import inference_pb2, regression_pb2
-
-    return {
-        "Regress": regression_pb2.RegressionRequest,
-        "MultiInference": inference_pb2.MultiInferenceRequest,
-    }[method]()
 
 
 def metadata_request(model="", *fields):

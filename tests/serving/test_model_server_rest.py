@@ -344,7 +344,6 @@ PATHS = [
         "Unrecognized servable version label: canary",
     ),
     ("POST", "/v1/models/q%20r:predict", 404, "Servable not found for request: Latest(q r)"),
-    ("POST", "/v1/models/half_plus:classify", 501, "classify is not served by this server."),
 ]
 
 
