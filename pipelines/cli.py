@@ -29,6 +29,7 @@ from pipelines.jobfile import JobFile
 from serving.model_server.quiet import import_tensorflow
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+_HIGHEST_PORT = 65535
 _ABOUT = """Sequence models in TensorFlow, from raw data to a served model.
 
 $ transduce jobs              the jobs there are
@@ -252,6 +253,9 @@ def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501)
         port: For gRPC.
         rest_api_port: For REST; 0 for none.
     """
+    for name, value in {"port": port, "rest_api_port": rest_api_port}.items():
+        if not 0 <= value <= _HIGHEST_PORT:
+            raise UsageError(f"`{name}` must be in 0 … {_HIGHEST_PORT}. Received: {value}")
     from serving.model_server import main as serve_models
 
     flags = [f"--model_root={models}", f"--port={port}", f"--rest_api_port={rest_api_port}"]

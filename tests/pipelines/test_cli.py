@@ -107,6 +107,8 @@ REFUSED = {
     "export untrained --to models --version 0": "`version` must be positive. Received: 0",
     "serve": "Folder of MODEL/VERSION. (required)",
     "serve models --port many": "--port",
+    "serve models --port 65536": "`port` must be in 0 … 65535. Received: 65536",
+    "serve models --rest_api_port -1": "`rest_api_port` must be in 0 … 65535. Received: -1",
     "query": "The model's name. (required)",
     "query model text --timeout soon": "--timeout",
 }
