@@ -4,7 +4,7 @@ One method a question of the protocol. gRPC and REST differ in how they write a 
 answer, and in nothing else; neither touches TensorFlow.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -25,11 +25,18 @@ from tensorflow_serving.apis.get_model_status_pb2 import (
     GetModelStatusResponse,
 )
 from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
+from tensorflow_serving.apis.model_management_pb2 import (
+    ReloadConfigRequest,
+    ReloadConfigResponse,
+)
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
+from tensorflow_serving.apis.status_pb2 import StatusProto
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.model_server import inference, predict
 from serving.model_server.errors import Code, ServingError, invalid, not_found
+from serving.model_server.labels import Labels
 from serving.model_server.manager import Manager
 from serving.model_server.servable import Servable
 
@@ -46,11 +53,21 @@ class ServerCore:
 
     Args:
         manager: Lends the servables.
+        labels: Tells which version a label names.
+        reload: Takes another configuration, or raises a `ServingError`.
         check_method_names: Refuse signatures of a method that TF Serving does not know.
     """
 
-    def __init__(self, manager: Manager, check_method_names: bool = False):
+    def __init__(
+        self,
+        manager: Manager,
+        labels: Labels,
+        reload: Callable[[ModelServerConfig], None],
+        check_method_names: bool = False,
+    ):
         self._manager = manager
+        self._labels = labels
+        self._reload = reload
         self._check_method_names = check_method_names
 
     def predict(
@@ -151,6 +168,16 @@ class ServerCore:
             raise not_found(f"Could not find {which} of model {spec.name}")
         return response
 
+    def reload_config(self, request: ReloadConfigRequest) -> ReloadConfigResponse:
+        """Takes another configuration; returns when its models are loaded."""
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
+        self._reload(request.config)
+        return ReloadConfigResponse(status=StatusProto())
+
     def _infer(
         self, request: ClassificationRequest | RegressionRequest, method: str, timeout_ms: int
     ):
@@ -167,9 +194,9 @@ class ServerCore:
     def _use(self, spec: ModelSpec) -> Iterator[tuple[int, Servable]]:
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
-        if spec.HasField("version_label"):
-            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
         version = spec.version.value if spec.HasField("version") else None
+        if spec.HasField("version_label"):
+            version = self._labels.version(spec.name, spec.version_label)
         with self._manager.use(spec.name, version) as lent:
             yield lent
 

@@ -33,11 +33,11 @@ class Options:
     rest_api_timeout_in_ms: int = _flag(30000, "Longest time for one REST call.")
     rest_api_enable_cors_support: bool = _flag(False, "Answer other origins' browsers.")
     enable_batching: bool = _later(False, "Batch requests together.")
-    allow_version_labels_for_unavailable_models: bool = _later(False, "Labels before loading.")
+    allow_version_labels_for_unavailable_models: bool = _flag(False, "Labels before loading.")
     batching_parameters_file: str = _later("", "BatchingParameters in text form.")
     enable_per_model_batching_parameters: bool = _later(False, "Read them from each version.")
-    model_config_file: str = _later("", "ModelServerConfig in text form.")
-    model_config_file_poll_wait_seconds: int = _later(0, "Re-read it this often.")
+    model_config_file: str = _flag("", "ModelServerConfig in text form.")
+    model_config_file_poll_wait_seconds: int = _flag(0, "Re-read it this often.")
     model_name: str = _flag("default", "Name of the model at --model_base_path.")
     model_base_path: str = _flag("", "Folder of one model: DIR/VERSION/saved_model.pb.")
     model_root: str = _flag(
@@ -132,14 +132,16 @@ def check(options: Options) -> None:
             "At least one of server_options.grpc_port or server_options.grpc_socket_path "
             "must be set."
         )
-    if not (options.model_base_path or options.model_root):
+    if not (options.model_base_path or options.model_root or options.model_config_file):
         raise invalid(
             "Both server_options.model_base_path and server_options.model_config_file are empty! "
-            "Give --model_base_path=DIR (DIR/VERSION/saved_model.pb) or "
-            "--model_root=DIR (DIR/NAME/VERSION/saved_model.pb)."
+            "Give --model_base_path=DIR (DIR/VERSION/saved_model.pb), "
+            "--model_root=DIR (DIR/NAME/VERSION/saved_model.pb) or --model_config_file=FILE."
         )
     if options.model_base_path and options.model_root:
         raise invalid("Give --model_base_path or --model_root, not both.")
+    if options.model_config_file and options.model_root:
+        raise invalid("Give --model_config_file or --model_root, not both.")
     _check_parallelism(options)
 
 

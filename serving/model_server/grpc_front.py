@@ -12,6 +12,7 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -45,13 +46,6 @@ def _answers(method: Callable) -> Callable:
         context.abort(_STATUS[failure.code], _cut(failure.message))
 
     return call
-
-
-def _not_yet(name: str) -> Callable:
-    def method(self, request, context):
-        raise ServingError(Code.UNIMPLEMENTED, f"{name} is not served by this server.")
-
-    return _answers(method)
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -107,7 +101,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> get_model_status_pb2.GetModelStatusResponse:
         return self._core.status(request)
 
-    HandleReloadConfigRequest = _not_yet("HandleReloadConfigRequest")
+    @_answers
+    def HandleReloadConfigRequest(  # noqa: N802
+        self, request, context
+    ) -> model_management_pb2.ReloadConfigResponse:
+        return self._core.reload_config(request)
 
 
 class GrpcFront:

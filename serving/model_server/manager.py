@@ -7,7 +7,7 @@ model one step is taken at a time; models step side by side.
 import enum
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -95,6 +95,19 @@ class Manager:
         with self._changed:
             self._changed.wait_for(lambda: not any(m.busy for m in self._models.values()))
 
+    def wait_until_loaded(self, names: Collection[str]) -> None:
+        """Blocks until no version that those models should have is still to be loaded."""
+        with self._changed:
+            models = [self._models[name] for name in names if name in self._models]
+            self._changed.wait_for(lambda: not any(map(_is_loading, models)))
+
+    def is_available(self, name: str, version: int) -> bool:
+        """Tells whether a version can be used."""
+        return any(
+            status.version == version and status.state is State.AVAILABLE
+            for status in self.status(name)
+        )
+
     @contextmanager
     def use(self, name: str, version: int | None = None) -> Iterator[tuple[int, Servable]]:
         """Lends a version, the highest by default; it stays loaded until it is given back.
@@ -177,6 +190,7 @@ class Manager:
             return self._load_failed(model, version, error)
         with self._changed:
             version.servable, version.error, version.state = servable, None, State.AVAILABLE
+            self._changed.notify_all()
         _LOG.info("Loaded model %s version %d from %s", model.name, version.number, version.path)
 
     def _load_failed(self, model: _Model, version: _Version, error: ServingError) -> None:
@@ -187,6 +201,7 @@ class Manager:
         with self._changed:
             version.error, version.state = error, State.END
             version.failures += 1
+            self._changed.notify_all()
         if version.failures <= self._retry.count:
             self._try_again_later(model, version)
 
@@ -239,6 +254,11 @@ def _next_step(model: _Model) -> tuple[_Version, State] | None:
     if new:
         return max(new, key=_number), State.LOADING
     return None
+
+
+def _is_loading(model: _Model) -> bool:
+    states = {model.versions[n].state for n in model.aspired}
+    return model.busy and not states.isdisjoint({State.START, State.LOADING})
 
 
 def _number(version: _Version) -> int:

@@ -1,20 +1,25 @@
 """The server put together: source → manager → core → front ends."""
 
+import functools
 import logging
 import os
 import signal
 import sys
 import threading
 
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
 from serving.model_server import config
 from serving.model_server.core import ServerCore
-from serving.model_server.errors import Code, ServingError
+from serving.model_server.errors import ServingError
 from serving.model_server.flags import Options
 from serving.model_server.grpc_front import GrpcFront
+from serving.model_server.labels import Labels
 from serving.model_server.loader import Loader
-from serving.model_server.manager import Manager, Retry, State
+from serving.model_server.manager import Manager, Retry
+from serving.model_server.reload import ConfigFile, Configuration, not_available
 from serving.model_server.rest_front import RestFront
-from serving.model_server.source import Source
+from serving.model_server.source import Source, models_in
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +43,10 @@ class Server:
             threads=options.num_load_threads or 4 * (os.cpu_count() or 1),
             retry=Retry(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
         )
-        self._parts: list[Source | GrpcFront | RestFront] = []
+        self._labels = Labels(
+            self._manager.is_available, options.allow_version_labels_for_unavailable_models
+        )
+        self._parts: list[Source | ConfigFile | GrpcFront | RestFront] = []
 
     def __enter__(self) -> "Server":
         self.start()
@@ -68,7 +76,12 @@ class Server:
 
     def _start(self) -> None:
         self._load_models()
-        core = ServerCore(self._manager, self._options.enable_signature_method_name_check)
+        core = ServerCore(
+            self._manager,
+            self._labels,
+            self._configuration.reload,
+            self._options.enable_signature_method_name_check,
+        )
         for front in self._fronts(core):
             front.start()
             print(front.ready, flush=True)
@@ -85,28 +98,27 @@ class Server:
         return fronts
 
     def _load_models(self) -> None:
-        list_models = config.model_lister(self._options)
-        wait = self._options.file_system_poll_wait_seconds
-        source = Source(list_models, self._manager.aspire, wait)
-        source.poll()
-        self._manager.wait_until_settled()
-        self._check_something_loaded()
-        self._parts.append(source)
-        source.start()
+        options = self._options
+        first = config.from_flags(options)
+        wait = options.file_system_poll_wait_seconds
+        source = Source(lambda: [], self._manager.aspire, wait)
+        fixed = bool(options.model_root and not options.model_config_file)
+        if fixed:
+            source.watch(functools.partial(models_in, options.model_root))
+            self._manager.wait_until_settled()
+        self._configuration = Configuration(source, self._manager, self._labels, fixed)
+        self._configuration.begin(first)
+        self._check_something_loaded(first)
+        again = options.model_config_file_poll_wait_seconds
+        for part in (source, ConfigFile(options.model_config_file, self._configuration, again)):
+            self._parts.append(part)
+            part.start()
 
-    def _check_something_loaded(self) -> None:
-        statuses = {name: self._manager.status(name) for name in self._manager.names()}
-        if any(status.state is State.AVAILABLE for each in statuses.values() for status in each):
-            return
-        failures = "".join(
-            f"{{name: {name} version: {status.version}}} due to error: {status.error}}}, "
-            for name, each in statuses.items()
-            for status in each
-        )
-        count = sum(map(len, statuses.values()))
-        raise ServingError(
-            Code.UNKNOWN, f"{count} servable(s) did not become available: {{{failures}}}"
-        )
+    def _check_something_loaded(self, first: ModelServerConfig) -> None:
+        configured = [model.name for model in first.model_config_list.config]
+        failures = [self._configuration.failures(n) for n in configured or self._manager.names()]
+        if failures and all(failures):
+            raise not_available("servable(s)", [each for some in failures for each in some])
 
 
 def run(options: Options) -> int:

@@ -7,7 +7,7 @@ A model is a folder; a version is a child folder whose whole name is a number. E
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from serving.model_server.errors import ServingError, not_found
@@ -16,12 +16,31 @@ _LOG = logging.getLogger(__name__)
 _LARGEST = 2**63 - 1
 
 
+Policy = Callable[[Collection[int]], Collection[int]]  # Versions found to versions wanted.
+
+
+def latest(count: int) -> Policy:
+    """Returns the policy that wants the `count` highest versions, one at least."""
+    return lambda found: sorted(found)[-max(count, 1) :]
+
+
+def every(found: Collection[int]) -> Collection[int]:
+    """The policy that wants all versions."""
+    return found
+
+
+def specific(versions: Iterable[int]) -> Policy:
+    """Returns the policy that wants `versions`, found or not."""
+    listed = sorted(set(versions))
+    return lambda found: listed
+
+
 class Model(NamedTuple):
-    """A model to be served: its name, its folder, how many of its latest versions."""
+    """A model to be served: its name, its folder, which of the versions there."""
 
     name: str
     base_path: str
-    latest: int = 1
+    policy: Policy = latest(1)
 
 
 Aspired = Mapping[int, str]  # Version to folder.
@@ -45,10 +64,9 @@ def versions_in(base_path: str) -> dict[int, str]:
     return found
 
 
-def aspired(model: Model) -> dict[int, str]:
-    """Returns the versions of `model` that its policy wants served."""
-    found = versions_in(model.base_path)
-    return {version: found[version] for version in sorted(found)[-model.latest :]}
+def wanted(model: Model, found: Aspired) -> dict[int, str]:
+    """Returns those of the versions found that the policy of `model` wants served."""
+    return {version: found[version] for version in model.policy(found) if version in found}
 
 
 def models_in(root: str) -> list[Model]:
@@ -88,7 +106,8 @@ class Source:
         self._on_versions = on_versions
         self._wait_seconds = wait_seconds
         self._known: set[str] = set()
-        self._said: dict[str, str] = {}
+        self._errors: dict[str, ServingError] = {}
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="version-source", daemon=True)
 
@@ -103,8 +122,22 @@ class Source:
         if self._thread.is_alive():
             self._thread.join()
 
+    def watch(self, list_models: Callable[[], list[Model]]) -> None:
+        """Looks from now on, and now, at the models that `list_models` returns."""
+        with self._lock:
+            self._list_models = list_models
+        self.poll()
+
+    def error(self, name: str) -> ServingError | None:
+        """Returns why the folder of a model could not be read the last time."""
+        return self._errors.get(name)
+
     def poll(self) -> None:
         """Looks once. A folder that cannot be read leaves its model as it is."""
+        with self._lock:
+            self._poll()
+
+    def _poll(self) -> None:
         try:
             models = self._list_models()
         except ServingError as error:
@@ -112,21 +145,26 @@ class Source:
         names = {model.name for model in models}
         for name in self._known - names:
             self._on_versions(name, {})
+            self._errors.pop(name, None)
         self._known = names
         for model in models:
             self._poll_model(model)
 
     def _poll_model(self, model: Model) -> None:
         try:
-            self._on_versions(model.name, aspired(model))
-            self._said.pop(model.name, None)
+            found = versions_in(model.base_path)
+            self._on_versions(model.name, wanted(model, found))
+            if not found:
+                where = f"found under base path {model.base_path}"
+                raise not_found(f"No versions of servable {model.name} {where}")
+            self._errors.pop(model.name, None)
         except ServingError as error:
             self._say(model.name, error)
 
     def _say(self, name: str, error: ServingError) -> None:
-        if self._said.get(name) != str(error):
+        if str(self._errors.get(name)) != str(error):
             _LOG.error("%s", error)
-        self._said[name] = str(error)
+        self._errors[name] = error
 
     def _run(self) -> None:
         while not self._stopped.wait(self._wait_seconds):

@@ -24,10 +24,22 @@ def test_of_two_names_of_a_number_the_last_counts(tmp_path):
     assert source.versions_in(str(tmp_path)) == {7: str(tmp_path / "7")}
 
 
-@pytest.mark.parametrize(("latest", "versions"), [(1, {10}), (2, {9, 10}), (5, {1, 9, 10})])
-def test_the_policy_wants_the_latest(tmp_path, latest, versions):
-    make_folders(tmp_path, "1", "9", "10")
-    assert set(source.aspired(source.Model("m", str(tmp_path), latest))) == versions
+@pytest.mark.parametrize(
+    ("policy", "versions"),
+    [
+        (source.latest(1), {10}),
+        (source.latest(0), {10}),
+        (source.latest(2), {9, 10}),
+        (source.latest(5), {1, 9, 10}),
+        (source.every, {1, 9, 10}),
+        (source.specific([9, 1, 7]), {1, 9}),
+        (source.specific([]), set()),
+    ],
+)
+def test_the_policy_says_which_versions_are_wanted(policy, versions):
+    found = {1: "m/1", 9: "m/9", 10: "m/10"}
+    wanted = source.wanted(source.Model("m", "m", policy), found)
+    assert wanted == {version: found[version] for version in versions}
 
 
 def test_models_are_the_folders_with_versions(tmp_path):
@@ -74,6 +86,20 @@ def test_a_root_that_goes_changes_nothing(tmp_path, caplog):
     assert len(caplog.records) == 1  # Said once, not at every poll.
 
 
+def test_a_missing_base_path_is_told_and_stops_no_other_model(tmp_path):
+    make_folders(tmp_path, "b/2", "empty")
+    told = []
+    models = [source.Model(name, str(tmp_path / name)) for name in ("none", "empty", "b")]
+    watcher = source.Source(
+        lambda: models, lambda name, versions: told.append((name, set(versions))), wait_seconds=0
+    )
+    watcher.poll()
+    assert told == [("empty", set()), ("b", {2})]
+    assert "Could not find base path" in str(watcher.error("none"))
+    assert "No versions of servable empty found under base path" in str(watcher.error("empty"))
+    assert watcher.error("b") is None
+
+
 @pytest.mark.parametrize(
     ("flag", "folders", "said"),
     [
@@ -87,7 +113,7 @@ def test_a_root_that_goes_changes_nothing(tmp_path, caplog):
 def test_a_folder_without_models_says_what_is_expected(tmp_path, flag, folders, said):
     make_folders(tmp_path, *folders)
     with pytest.raises(ServingError) as raised:
-        config.model_lister(Options(**{flag: str(tmp_path)}))
+        config.from_flags(Options(**{flag: str(tmp_path)}))
     assert said in str(raised.value)
     assert str(tmp_path) in str(raised.value)
 
@@ -95,4 +121,4 @@ def test_a_folder_without_models_says_what_is_expected(tmp_path, flag, folders, 
 @pytest.mark.parametrize("flag", ["model_root", "model_base_path"])
 def test_a_folder_that_is_not_there_is_named(tmp_path, flag):
     with pytest.raises(ServingError, match=r"Could not find base path .*/none: No such file"):
-        config.model_lister(Options(**{flag: str(tmp_path / "none")}))
+        config.from_flags(Options(**{flag: str(tmp_path / "none")}))

@@ -1,0 +1,86 @@
+"""Configuration files in protobuf's text form, and the messages that no package has.
+
+What TF Serving's pip package leaves out is described here by its field numbers, in a descriptor
+pool of its own.
+"""
+
+import logging
+from typing import TypeVar
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.message import Message
+
+from serving.model_server.errors import invalid, not_found
+
+_LOG = logging.getLogger(__name__)
+_PACKAGE = "tensorflow.serving"
+_Field = descriptor_pb2.FieldDescriptorProto
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+# Name, then fields as `number name type`; a `*` is a repeated field. Number is a wrapper, as in
+# google.protobuf.Int64Value, which tells zero from nothing.
+_SCHEMA = {
+    "Number": "1 value int64",
+    "Text": "1 value string",
+    "Truth": "1 value bool",
+    "BatchingParameters": (
+        "1 max_batch_size Number; 2 batch_timeout_micros Number; 3 max_enqueued_batches Number; "
+        "4 num_batch_threads Number; 5 thread_pool_name Text; 6 allowed_batch_sizes int64*; "
+        "7 pad_variable_length_inputs bool; 8 enable_large_batch_splitting Truth; "
+        "9 max_execution_batch_size Number"
+    ),
+    "PrometheusConfig": "1 enable bool; 2 path string",
+    "MonitoringConfig": "1 prometheus_config PrometheusConfig",
+    "SSLConfig": "1 server_key string; 2 server_cert string; 3 custom_ca string; "
+    "4 client_verify bool",
+}
+
+
+def read(path: str, kind: type[AnyMessage]) -> AnyMessage:
+    """Returns the message of type `kind` that the file at `path` holds in text form.
+
+    Raises:
+        ServingError: There is no such file, or it holds something else.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return text_format.Parse(file.read(), kind())
+    except OSError as error:
+        raise not_found(f"{path}; {error.strerror}") from None
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        _LOG.error("Error parsing text-format %s: %s", kind.DESCRIPTOR.full_name, error)
+        raise invalid(f"Invalid protobuf file: '{path}'") from None
+
+
+def _build() -> dict[str, type]:
+    """Returns a message class for every row of the schema."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="transduce_model_server.proto", package=_PACKAGE, syntax="proto3"
+    )
+    for name, fields in _SCHEMA.items():
+        message = file.message_type.add(name=name)
+        for field in fields.split("; "):
+            _add_field(message, *field.split())
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+        for name in _SCHEMA
+    }
+
+
+def _add_field(message: descriptor_pb2.DescriptorProto, number: str, name: str, kind: str) -> None:
+    field = message.field.add(name=name, number=int(number))
+    field.label = _Field.LABEL_REPEATED if kind.endswith("*") else _Field.LABEL_OPTIONAL
+    kind = kind.rstrip("*")
+    if kind[0].islower():
+        field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
+    else:
+        field.type = _Field.TYPE_MESSAGE
+        field.type_name = f".{_PACKAGE}.{kind}"
+
+
+_CLASSES = _build()
+BatchingParameters = _CLASSES["BatchingParameters"]
+MonitoringConfig = _CLASSES["MonitoringConfig"]
+SSLConfig = _CLASSES["SSLConfig"]
