@@ -363,7 +363,7 @@ def test_a_second_order_gradient_is_refused():
         ({"labels": np.zeros((2, 4, 1), int)}, "`labels` must have rank 2"),
         ({"labels": np.zeros((2, 4), np.float32)}, "`labels` must be integers"),
         ({"labels": np.zeros((2, 5), int)}, "`logits` must be one longer"),
-        ({"logit_lengths": np.zeros(3, int)}, "`logit_lengths` must have as many examples"),
+        ({"logit_lengths": np.zeros(3, int)}, "`logit_lengths` must have size 2 in axis 0"),
         ({"label_lengths": 4}, "`label_lengths` must have rank 1"),
         ({"blank": 6}, r"`blank` must be in \[0, 6\). Received: blank=6"),
         ({"blank": -1}, "`blank` must be in"),
