@@ -1,6 +1,7 @@
 """What the command refuses and answers before it imports TensorFlow: here it has none."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def call(folder):
             [sys.executable, "-c", PROGRAM],
             input=json.dumps([line.split() for line in lines]),
             cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+            env={**os.environ, "COLUMNS": "200"},
             capture_output=True,
             text=True,
             check=True,
@@ -154,7 +155,7 @@ def test_help_of_a_job_has_its_fields_with_their_defaults(call):
         "--export.name",
     ):
         assert field in text
-    assert "--folder DIR" in text
+    assert "--folder" in text
     assert "--quick" in text
 
 

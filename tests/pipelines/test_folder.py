@@ -92,11 +92,15 @@ def test_what_a_stage_found_is_recorded_with_its_time(started):
     assert RunFolder(started.path).done("train") == {"seconds": 61.0, "steps": 40}
 
 
-def test_a_file_is_written_whole_or_not_at_all(started):
-    with pytest.raises(TypeError):
-        started.finish("train", 2.0, weights=object())
+def test_a_file_is_written_whole_or_not_at_all(started, monkeypatch):
+    def fail(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipelines.folder.os.replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        started.finish("train", 2.0)
     assert started.done("train") is None
-    assert started.done("prepare") is not None
+    assert started.done("prepare") == {"seconds": 1.3, "examples": 17}
 
 
 def test_a_folder_that_cannot_be_made_is_bad_usage(tmp_path, file):

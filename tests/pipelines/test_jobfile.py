@@ -11,7 +11,7 @@ NAMES = jobfile.names()
 
 FILE = '''"""Says letters.
 
-It says nothing else.
+It says nothing else, by design: nothing.
 
 Command: transduce run mine.py
 Time: no time: none
