@@ -5,7 +5,7 @@ answer, and in nothing else; neither touches TensorFlow.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +35,13 @@ from tensorflow_serving.apis.status_pb2 import StatusProto
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.model_server import inference, predict
-from serving.model_server.errors import Code, ServingError, invalid, not_found
+from serving.model_server.errors import Code, invalid, not_found
 from serving.model_server.labels import Labels
 from serving.model_server.manager import Manager
+from serving.model_server.metrics import Metrics
 from serving.model_server.servable import Servable
+
+_API = {inference.CLASSIFY: "Classify", inference.REGRESS: "Regress"}
 
 
 class Prediction(NamedTuple):
@@ -55,6 +58,7 @@ class ServerCore:
         manager: Lends the servables.
         labels: Tells which version a label names.
         reload: Takes another configuration, or raises a `ServingError`.
+        metrics: Counts what is asked.
         check_method_names: Refuse signatures of a method that TF Serving does not know.
     """
 
@@ -63,10 +67,12 @@ class ServerCore:
         manager: Manager,
         labels: Labels,
         reload: Callable[[ModelServerConfig], None],
+        metrics: Metrics,
         check_method_names: bool = False,
     ):
         self._manager = manager
         self._labels = labels
+        self.metrics = metrics
         self._reload = reload
         self._check_method_names = check_method_names
 
@@ -85,16 +91,12 @@ class ServerCore:
             output_filter: The outputs wanted; none for all.
             timeout_ms: Longest time to take; 0 for any.
         """
-        name = model_spec.signature_name or predict.DEFAULT_SIGNATURE
-        with self._use(model_spec) as (version, servable):
-            signature = _signature(servable, name)
-            if self._check_method_names:
-                predict.check_method(signature)
-            feeds = predict.feeds(signature, inputs)
-            fetches = predict.fetches(signature, output_filter)
-            values = servable.run(feeds, list(fetches.values()), timeout_ms)
-        spec = _answered_by(model_spec, version)
-        return Prediction(spec, dict(zip(fetches, values, strict=True)))
+        with self._use(model_spec) as (version, servable), self._runtime(model_spec, "Predict"):
+            outputs = predict.run(
+                *(servable, model_spec, inputs, output_filter, timeout_ms),
+                self._check_method_names,
+            )
+        return Prediction(_answered_by(model_spec, version), outputs)
 
     def classify(
         self, request: ClassificationRequest, timeout_ms: int = 0
@@ -117,7 +119,9 @@ class ServerCore:
         with self._use(spec) as (version, servable):
             heads = inference.heads(servable, request.tasks, self._check_method_names)
             examples = inference.examples(request.input)
-            results = inference.run(servable, heads, examples, timeout_ms)
+            with self._runtime(spec, "MultiInference"):
+                results = inference.run(servable, heads, examples, timeout_ms)
+        self.metrics.given_examples(spec.name, len(examples))
         for task, result in zip(request.tasks, results, strict=True):
             entry = response.results.add(model_spec=_answered_by(task.model_spec, version))
             if isinstance(result, ClassificationResult):
@@ -175,8 +179,13 @@ class ServerCore:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported"
             )
+        names = request.metric_names
+        before = [self.metrics.total(name) for name in names]
         self._reload(request.config)
-        return ReloadConfigResponse(status=StatusProto())
+        response = ReloadConfigResponse(status=StatusProto())
+        for name, count in zip(names, before, strict=True):
+            response.metric.add(name=name, int64_value_increase=self.metrics.total(name) - count)
+        return response
 
     def _infer(
         self, request: ClassificationRequest | RegressionRequest, method: str, timeout_ms: int
@@ -187,8 +196,13 @@ class ServerCore:
         with self._use(spec) as (version, servable):
             head = inference.head(servable, spec, method, self._check_method_names)
             examples = inference.examples(request.input)
-            (result,) = inference.run(servable, [head], examples, timeout_ms)
+            with self._runtime(spec, _API[method]):
+                (result,) = inference.run(servable, [head], examples, timeout_ms)
+        self.metrics.given_examples(spec.name, len(examples))
         return result, _answered_by(spec, version)
+
+    def _runtime(self, spec: ModelSpec, api: str) -> AbstractContextManager[None]:
+        return self.metrics.runtime(spec.name, api)
 
     @contextmanager
     def _use(self, spec: ModelSpec) -> Iterator[tuple[int, Servable]]:
@@ -207,9 +221,3 @@ def _answered_by(spec: ModelSpec, version: int) -> ModelSpec:
     answered.signature_name = spec.signature_name or predict.DEFAULT_SIGNATURE
     answered.version.value = version
     return answered
-
-
-def _signature(servable: Servable, name: str) -> SignatureDef:
-    if name not in servable.signatures:
-        raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-    return servable.signatures[name]

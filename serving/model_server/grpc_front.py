@@ -48,6 +48,19 @@ def _answers(method: Callable) -> Callable:
     return call
 
 
+def _counted(method: Callable) -> Callable:
+    """Counts the calls of a method, by model and by how they end."""
+
+    @functools.wraps(method)
+    def call(self, request, context: grpc.ServicerContext):
+        asked = request.tasks[0] if getattr(request, "tasks", None) else request
+        name = asked.model_spec.name if hasattr(asked, "model_spec") else ""
+        with self._core.metrics.request(name, method.__name__, "GRPC"):
+            return method(self, request, context)
+
+    return call
+
+
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """tensorflow.serving.PredictionService over a core."""
 
@@ -56,6 +69,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._as_content = as_content
 
     @_answers
+    @_counted
     def Predict(self, request, context) -> predict_pb2.PredictResponse:  # noqa: N802
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
@@ -77,14 +91,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return self._core.metadata(request)
 
     @_answers
+    @_counted
     def Classify(self, request, context) -> classification_pb2.ClassificationResponse:  # noqa: N802
         return self._core.classify(request, _timeout_ms(context))
 
     @_answers
+    @_counted
     def Regress(self, request, context) -> regression_pb2.RegressionResponse:  # noqa: N802
         return self._core.regress(request, _timeout_ms(context))
 
     @_answers
+    @_counted
     def MultiInference(self, request, context) -> inference_pb2.MultiInferenceResponse:  # noqa: N802
         return self._core.multi_inference(request, _timeout_ms(context))
 

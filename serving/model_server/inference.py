@@ -70,7 +70,9 @@ def heads(
     return list(found.values())
 
 
-def run(servable: Servable, heads: Sequence[Head], examples: np.ndarray, timeout_ms: int) -> list:
+def run(
+    servable: Servable, heads: Sequence[Head], examples: np.ndarray, timeout_ms: int = 0
+) -> list:
     """Returns the result of every head, of one run of the graph."""
     names = sorted({name for head in heads for name in head.outputs.values()})
     feeds = {head.input: examples for head in heads}

@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
+from serving.model_server import warmup
 from serving.model_server.errors import Code, ServingError, not_found
 from serving.model_server.flags import Options
+from serving.model_server.metrics import Metrics
 from serving.model_server.servable import Servable
 
 
@@ -14,22 +16,40 @@ class Loader:
     and 2 alike, and its errors are the ones that TF Serving's users know.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, metrics: Metrics):
         self._tags = [tag for tag in options.saved_model_tags.split(",") if tag]
         self._config = _session_config(options)
+        self._metrics = metrics
+        self._iterations = max(options.num_request_iterations_for_warmup, 1)
+        if not options.enable_model_warmup:
+            self._iterations = 0
 
     def load(self, path: str) -> Servable:
-        """Returns the SavedModel at `path`, ready to run.
+        """Returns the SavedModel at `path`, loaded and warmed up.
 
         Raises:
             ServingError: It cannot be loaded; the message holds the reason.
         """
+        with self._metrics.load(path):
+            servable = self._session(path)
+        try:
+            self._warm_up(path, servable)
+        except Exception as error:
+            servable.close()
+            raise _reason(error) from error
+        return servable
+
+    def _warm_up(self, path: str, servable: Servable) -> None:
+        if self._iterations:
+            warmup.run(path, servable, self._iterations, self._metrics)
+
+    def _session(self, path: str) -> Servable:
         graph = tf.Graph()
         session = tf.compat.v1.Session(graph=graph, config=self._config)
         try:
             with graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.load(session, self._tags, path)
-            return Servable(session, meta_graph.signature_def)
+            return Servable(session, meta_graph.signature_def, self._metrics)
         except Exception as error:
             session.close()
             raise _reason(error) from error
@@ -47,6 +67,8 @@ def _session_config(options: Options) -> tf.compat.v1.ConfigProto:
 
 
 def _reason(error: Exception) -> ServingError:
+    if isinstance(error, ServingError):
+        return error
     if isinstance(error, tf.errors.OpError):
         plain = _without_traceback(error)
         return ServingError(Code(plain.error_code), _first_line(plain.message))

@@ -7,16 +7,51 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.model_server import tensors
 from serving.model_server.errors import Code, ServingError, invalid
+from serving.model_server.servable import Servable
 
 DEFAULT_SIGNATURE = "serving_default"
 _METHODS = tuple(f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress"))
 
 
-def check_method(signature: SignatureDef) -> None:
-    """Raises a ServingError unless the signature's method is one of TF Serving's three."""
+def run(
+    servable: Servable,
+    spec: ModelSpec,
+    inputs: Mapping[str, np.ndarray],
+    output_filter: Sequence[str] = (),
+    timeout_ms: int = 0,
+    check_method: bool = False,
+) -> dict[str, np.ndarray]:
+    """Returns the outputs of the signature that `spec` names, by name.
+
+    Args:
+        servable: The version to ask.
+        spec: Names the signature.
+        inputs: Arrays by input name.
+        output_filter: The outputs wanted; none for all.
+        timeout_ms: Longest time to take; 0 for any.
+        check_method: Refuse a signature whose method is not one of TF Serving's three.
+
+    Raises:
+        ServingError: With TF Serving's code and message.
+    """
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    if name not in servable.signatures:
+        text = f'Serving signature key "{name}" not found.'
+        raise ServingError(Code.FAILED_PRECONDITION, text)
+    signature = servable.signatures[name]
+    if check_method:
+        _check_method(signature)
+    fed = feeds(signature, inputs)
+    fetched = fetches(signature, output_filter)
+    values = servable.run(fed, list(fetched.values()), timeout_ms)
+    return dict(zip(fetched, values, strict=True))
+
+
+def _check_method(signature: SignatureDef) -> None:
     if signature.method_name not in _METHODS:
         raise ServingError(
             Code.INTERNAL,

@@ -59,11 +59,13 @@ class RestApi:
     Args:
         core: Answers the questions.
         timeout_ms: Longest time for one.
+        metrics_path: Where the page of metrics is; nothing for nowhere.
     """
 
-    def __init__(self, core: ServerCore, timeout_ms: int):
+    def __init__(self, core: ServerCore, timeout_ms: int, metrics_path: str = ""):
         self._core = core
         self._timeout_ms = timeout_ms
+        self._metrics_path = metrics_path
         self._methods = {
             "classify": self._classify,
             "regress": self._regress,
@@ -72,6 +74,8 @@ class RestApi:
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:
         """Returns the answer to one request; every failure becomes one."""
+        if path == self._metrics_path:
+            return Answer(200, self._core.metrics.page(), "text/plain")
         if not path.lower().startswith("/v1/"):
             return Answer(404, "<html><body><h1>Not Found</h1></body></html>", "text/html")
         try:
@@ -83,14 +87,20 @@ class RestApi:
             return Answer(500, _error_body(f"{type(error).__name__}: {error}"))
 
     def _route(self, method: str, path: str, body: bytes) -> str:
-        if method == "POST" and (match := _POST.fullmatch(path)):
-            return self._post(match["method"].lower(), _model_spec(match), body)
-        if method == "GET" and (match := _GET.fullmatch(path)):
-            if not match["name"]:
-                raise invalid("Missing model name in request.")
-            ask = self._metadata if match["metadata"] else self._model_status
-            return ask(_model_spec(match))
-        raise invalid(f"Malformed request: {method} {path}")
+        pattern = {"POST": _POST, "GET": _GET}.get(method)
+        match = pattern.fullmatch(path) if pattern else None
+        parts = match.groupdict() if match else {}
+        api = (parts.get("method") or "").lower()
+        with self._core.metrics.request(unquote(parts.get("name") or ""), api, "REST"):
+            if not match:
+                raise invalid(f"Malformed request: {method} {path}")
+            return self._post(api, _model_spec(match), body) if api else self._get(match)
+
+    def _get(self, match: re.Match) -> str:
+        if not match["name"]:
+            raise invalid("Missing model name in request.")
+        ask = self._metadata if match["metadata"] else self._model_status
+        return ask(_model_spec(match))
 
     def _post(self, method: str, spec: ModelSpec, body: bytes) -> str:
         document = json_request.parse(body)

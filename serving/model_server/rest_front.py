@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from serving.model_server import metrics, protos
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError
 from serving.model_server.flags import Options
@@ -32,7 +33,8 @@ class RestFront:
     """
 
     def __init__(self, core: ServerCore, options: Options):
-        api = RestApi(core, options.rest_api_timeout_in_ms)
+        metrics_path = _metrics_path(options.monitoring_config_file)
+        api = RestApi(core, options.rest_api_timeout_in_ms, metrics_path)
         headers = _CORS if options.rest_api_enable_cors_support else {}
         self._server = _bind(options.rest_api_port, api, headers)
         self._thread = threading.Thread(
@@ -135,6 +137,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Keeps the standard library's access log out of stderr."""
+
+
+def _metrics_path(file: str) -> str:
+    config = protos.read(file, protos.MonitoringConfig) if file else protos.MonitoringConfig()
+    if not config.prometheus_config.enable:
+        return ""
+    return config.prometheus_config.path or metrics.DEFAULT_PATH
 
 
 def _bind(port: int, api: RestApi, headers: Mapping[str, str]) -> _Server:

@@ -9,6 +9,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.python.client import pywrap_tf_session
 
 from serving.model_server.errors import Code, ServingError, not_found
+from serving.model_server.metrics import Metrics
 
 
 class Servable:
@@ -20,9 +21,16 @@ class Servable:
     Args:
         session: The session, its variables restored and its tables filled.
         signatures: `SignatureDef` by name.
+        metrics: Counts the runs.
     """
 
-    def __init__(self, session: tf.compat.v1.Session, signatures: Mapping[str, SignatureDef]):
+    def __init__(
+        self,
+        session: tf.compat.v1.Session,
+        signatures: Mapping[str, SignatureDef],
+        metrics: Metrics,
+    ):
+        self._metrics = metrics
         self.signatures = dict(signatures)
         self._session = session
         self._session.graph.finalize()
@@ -47,6 +55,7 @@ class Servable:
         """
         feed = {self._output(name): value for name, value in feeds.items()}
         fetch = [self._output(name) for name in fetches]
+        self._metrics.runs.add()
         try:
             with _run_options(timeout_ms) as options:
                 values = self._session._call_tf_sessionrun(options, feed, fetch, [], None)

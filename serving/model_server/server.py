@@ -17,6 +17,7 @@ from serving.model_server.grpc_front import GrpcFront
 from serving.model_server.labels import Labels
 from serving.model_server.loader import Loader
 from serving.model_server.manager import Manager, Retry
+from serving.model_server.metrics import Metrics
 from serving.model_server.reload import ConfigFile, Configuration, not_available
 from serving.model_server.rest_front import RestFront
 from serving.model_server.source import Source, models_in
@@ -38,8 +39,9 @@ class Server:
 
     def __init__(self, options: Options):
         self._options = options
+        self._metrics = Metrics()
         self._manager = Manager(
-            Loader(options).load,
+            Loader(options, self._metrics).load,
             threads=options.num_load_threads or 4 * (os.cpu_count() or 1),
             retry=Retry(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
         )
@@ -80,6 +82,7 @@ class Server:
             self._manager,
             self._labels,
             self._configuration.reload,
+            self._metrics,
             self._options.enable_signature_method_name_check,
         )
         for front in self._fronts(core):

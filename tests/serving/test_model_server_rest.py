@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from serving.model_server import json_response, json_values
 from serving.model_server.errors import ServingError, not_found
+from serving.model_server.metrics import Metrics
 from serving.model_server.rest_front import RestFront
 from serving.model_server.server import Server
 
@@ -421,6 +422,8 @@ def test_other_origins_are_answered_where_asked_for(model_root, options, free_po
 
 def test_stopping_waits_for_the_answers_under_way(options, free_port):
     class Core:
+        metrics = Metrics()
+
         def status(self, request):
             asked.set()
             go_on.wait(20)

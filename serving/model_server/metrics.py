@@ -1,0 +1,194 @@
+"""What is counted, under TF Serving's names, and the page that Prometheus reads.
+
+Every metric of the server is an attribute of `Metrics`; nothing is counted anywhere else.
+"""
+
+import bisect
+import itertools
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serving.model_server.errors import Code, ServingError
+
+DEFAULT_PATH = "/monitoring/prometheus/metrics"
+_MOST_CELLS = 10_000  # A label may hold what a caller sent; memory must not grow with it.
+
+
+def _exponential(scale: float, growth: float, count: int) -> list[float]:
+    return [scale * growth**power for power in range(count)]
+
+
+_MICROSECONDS = _exponential(10, 1.8, 33)
+_EXAMPLES = _exponential(1, 2, 15)
+
+
+class Counter:
+    """A sum for every combination of label values."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, *labels: str):
+        self.name = name
+        self._labels = labels
+        self._cells: dict[tuple[str, ...], int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, *values: str, by: int = 1) -> None:
+        """Adds `by` to the cell of these label values."""
+        with self._lock:
+            if values in self._cells or len(self._cells) < _MOST_CELLS:
+                self._cells[values] = self._cells.get(values, 0) + by
+
+    def total(self) -> int:
+        """Returns the sum over all cells."""
+        with self._lock:
+            return sum(self._cells.values())
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Yields the lines of the page."""
+        with self._lock:
+            cells = sorted(self._cells.items())
+        for values, count in cells:
+            yield f"{name}{{{','.join(_pairs(self._labels, values))}}} {count}"
+
+
+class Histogram:
+    """A distribution for every combination of label values."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, *labels: str, limits: list[float] = _MICROSECONDS):
+        self.name = name
+        self._labels = labels
+        self._limits = limits
+        self._cells: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, *values: str, amount: float) -> None:
+        """Adds `amount` to the cell of these label values."""
+        bucket = bisect.bisect_right(self._limits, amount)
+        with self._lock:
+            if values not in self._cells:
+                if len(self._cells) >= _MOST_CELLS:
+                    return
+                self._cells[values] = ([0] * (len(self._limits) + 1), [0.0])
+            counts, total = self._cells[values]
+            counts[bucket] += 1
+            total[0] += amount
+
+    def total(self) -> int:
+        """Returns how many amounts there were, over all cells."""
+        with self._lock:
+            return sum(sum(counts) for counts, _ in self._cells.values())
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Yields the lines of the page."""
+        with self._lock:
+            cells = [(v, list(counts), total[0]) for v, (counts, total) in self._cells.items()]
+        limits = [*(f"{limit:g}" for limit in self._limits), "+Inf"]
+        for values, counts, total in sorted(cells):
+            pairs = _pairs(self._labels, values)
+            sums = list(itertools.accumulate(counts))
+            for limit, count in zip(limits, sums, strict=True):
+                yield f"{name}_bucket{{{','.join([*pairs, _pair('le', limit)])}}} {count}"
+            yield f"{name}_sum{{{','.join(pairs)}}} {total:g}"
+            yield f"{name}_count{{{','.join(pairs)}}} {sums[-1]}"
+
+
+class Metrics:
+    """The metrics of one server."""
+
+    def __init__(self):
+        serving = "/tensorflow/serving/"
+        self.requests = Counter(f"{serving}request_count", "model_name", "status")
+        self.request_latency = Histogram(
+            f"{serving}request_latency", "model_name", "API", "entrypoint"
+        )
+        self.runtime_latency = Histogram(
+            f"{serving}runtime_latency", "model_name", "API", "runtime"
+        )
+        self.example_counts = Histogram(
+            f"{serving}request_example_counts", "model", limits=_EXAMPLES
+        )
+        self.examples = Counter(f"{serving}request_example_count_total", "model")
+        self.warmup_latency = Histogram(f"{serving}model_warmup_latency", "model_path", "status")
+        self.warmup_records = Counter(f"{serving}model_warmup_records_read", "model_path", "status")
+        self.load_attempts = Counter(
+            "/tensorflow/cc/saved_model/load_attempt_count", "model_path", "status"
+        )
+        self.load_latency = Counter("/tensorflow/cc/saved_model/load_latency", "model_path")
+        self.runs = Counter("/tensorflow/core/direct_session_runs")
+
+    @contextmanager
+    def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
+        """Counts one request by how it ends, and how long it takes where it ends well."""
+        start = time.perf_counter()
+        try:
+            yield
+        except ServingError as error:
+            self.requests.add(model, error.code.name)
+            raise
+        except Exception:
+            self.requests.add(model, Code.INTERNAL.name)
+            raise
+        self.request_latency.add(model, api, entrypoint, amount=_microseconds(start))
+        self.requests.add(model, Code.OK.name)
+
+    @contextmanager
+    def runtime(self, model: str, api: str) -> Iterator[None]:
+        """Measures one run of a graph that ends well."""
+        start = time.perf_counter()
+        yield
+        self.runtime_latency.add(model, api, "TF1", amount=_microseconds(start))
+
+    @contextmanager
+    def load(self, path: str) -> Iterator[None]:
+        """Counts one attempt to load a version, and how long it takes where it ends well."""
+        start = time.perf_counter()
+        try:
+            yield
+        except Exception:
+            self.load_attempts.add(path, "fail")
+            raise
+        self.load_attempts.add(path, "success")
+        self.load_latency.add(path, by=round(_microseconds(start)))
+
+    def given_examples(self, model: str, count: int) -> None:
+        """Counts the `tf.Example`s of one request."""
+        self.example_counts.add(model, amount=count)
+        self.examples.add(model, by=count)
+
+    def total(self, name: str) -> int:
+        """Returns the sum of the metric of this name; 0 where there is none."""
+        return sum(each.total() for each in self._all() if name in (each.name, _page_name(each)))
+
+    def page(self) -> str:
+        """Returns all metrics as Prometheus reads them."""
+        lines = []
+        for metric in self._all():
+            name = _page_name(metric)
+            lines += [f"# TYPE {name} {metric.kind}", *metric.lines(name)]
+        return "\n".join(lines) + "\n"
+
+    def _all(self) -> list[Counter | Histogram]:
+        return sorted(vars(self).values(), key=lambda metric: metric.name)
+
+
+def _microseconds(start: float) -> float:
+    return (time.perf_counter() - start) * 1e6
+
+
+def _page_name(metric: Counter | Histogram) -> str:
+    return re.sub("[^a-zA-Z0-9_]", ":", metric.name)
+
+
+def _pairs(names: tuple[str, ...], values: tuple[str, ...]) -> list[str]:
+    return [_pair(name, value) for name, value in zip(names, values, strict=True)]
+
+
+def _pair(name: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'{name}="{escaped}"'

@@ -1,0 +1,95 @@
+"""Requests kept with a version, which it answers before it answers others."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+from serving.model_server import inference, predict, tensors
+from serving.model_server.errors import Code, ServingError, invalid
+from serving.model_server.metrics import Metrics
+from serving.model_server.servable import Servable
+
+_LOG = logging.getLogger(__name__)
+_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+_MOST_RECORDS = 1000
+
+
+def run(path: str, servable: Servable, iterations: int, metrics: Metrics) -> None:
+    """Has the version in the folder `path` answer the requests that are kept there, if any.
+
+    Args:
+        path: The version's folder.
+        servable: The version.
+        iterations: How often to ask each request.
+        metrics: Counts them.
+
+    Raises:
+        ServingError: A request failed, or the file is not one of requests.
+    """
+    file = os.path.join(path, _FILE)
+    if not os.path.exists(file):
+        return
+    start = time.perf_counter()
+    count = 0
+    for record in _records(file):
+        log = _parse(record, file)
+        for _ in range(iterations):
+            _ask(servable, log)
+        count += 1
+        metrics.warmup_records.add(path, Code.OK.name)
+        if count > _MOST_RECORDS:
+            raise invalid(
+                f"Number of warmup records exceeds the maximum ({_MOST_RECORDS}) at {file}"
+            )
+    took = round((time.perf_counter() - start) * 1e6)
+    metrics.warmup_latency.add(path, Code.OK.name, amount=took)
+    _LOG.info(
+        "Finished reading warmup data for model at %s. Number of warmup records read: %d. "
+        "Elapsed time (microseconds): %d.",
+        *(file, count, took),
+    )
+
+
+def _records(file: str) -> Iterator[bytes]:
+    try:
+        yield from tf.compat.v1.io.tf_record_iterator(file)
+    except tf.errors.DataLossError as error:
+        text = f"{error.message}. Please verify your warmup data is in TFRecord format."
+        raise ServingError(Code.DATA_LOSS, text) from None
+
+
+def _parse(record: bytes, file: str) -> PredictionLog:
+    try:
+        return PredictionLog.FromString(record)
+    except DecodeError:
+        raise invalid(f"Failed to parse warmup record: {record!r} from {file}") from None
+
+
+def _ask(servable: Servable, log: PredictionLog) -> None:
+    match log.WhichOneof("log_type"):
+        case "predict_log":
+            request = log.predict_log.request
+            inputs = tensors.DecodedInputs(request.inputs)
+            predict.run(servable, request.model_spec, inputs, request.output_filter)
+        case "classify_log":
+            _infer(servable, log.classify_log.request, inference.CLASSIFY)
+        case "regress_log":
+            _infer(servable, log.regress_log.request, inference.REGRESS)
+        case "multi_inference_log":
+            request = log.multi_inference_log.request
+            heads = inference.heads(servable, request.tasks)
+            inference.run(servable, heads, inference.examples(request.input))
+        case str() as kind:
+            number = PredictionLog.DESCRIPTOR.fields_by_name[kind].number
+            text = f"Unsupported log_type for warmup: {number}"
+            raise ServingError(Code.UNIMPLEMENTED, text)
+
+
+def _infer(servable: Servable, request, method: str) -> None:
+    head = inference.head(servable, request.model_spec, method)
+    inference.run(servable, [head], inference.examples(request.input))
