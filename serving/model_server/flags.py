@@ -32,10 +32,10 @@ class Options:
     rest_api_num_threads: int = _later(_THREADS, "Threads for REST.")
     rest_api_timeout_in_ms: int = _flag(30000, "Longest time for one REST call.")
     rest_api_enable_cors_support: bool = _flag(False, "Answer other origins' browsers.")
-    enable_batching: bool = _later(False, "Batch requests together.")
+    enable_batching: bool = _flag(False, "Batch requests together.")
     allow_version_labels_for_unavailable_models: bool = _flag(False, "Labels before loading.")
-    batching_parameters_file: str = _later("", "BatchingParameters in text form.")
-    enable_per_model_batching_parameters: bool = _later(False, "Read them from each version.")
+    batching_parameters_file: str = _flag("", "BatchingParameters in text form.")
+    enable_per_model_batching_parameters: bool = _flag(False, "Read them from each version.")
     model_config_file: str = _flag("", "ModelServerConfig in text form.")
     model_config_file_poll_wait_seconds: int = _flag(0, "Re-read it this often.")
     model_name: str = _flag("default", "Name of the model at --model_base_path.")
@@ -142,6 +142,11 @@ def check(options: Options) -> None:
         raise invalid("Give --model_base_path or --model_root, not both.")
     if options.model_config_file and options.model_root:
         raise invalid("Give --model_config_file or --model_root, not both.")
+    if options.batching_parameters_file and not options.enable_batching:
+        raise invalid(
+            "server_options.batching_parameters_file is set without setting "
+            "server_options.enable_batching to true."
+        )
     _check_parallelism(options)
 
 

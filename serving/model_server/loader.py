@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from serving.model_server import warmup
+from serving.model_server.batching import Batching
 from serving.model_server.errors import Code, ServingError, not_found
 from serving.model_server.flags import Options
 from serving.model_server.metrics import Metrics
@@ -16,10 +17,11 @@ class Loader:
     and 2 alike, and its errors are the ones that TF Serving's users know.
     """
 
-    def __init__(self, options: Options, metrics: Metrics):
+    def __init__(self, options: Options, metrics: Metrics, batching: Batching | None = None):
         self._tags = [tag for tag in options.saved_model_tags.split(",") if tag]
         self._config = _session_config(options)
         self._metrics = metrics
+        self._batching = batching
         self._iterations = max(options.num_request_iterations_for_warmup, 1)
         if not options.enable_model_warmup:
             self._iterations = 0
@@ -33,6 +35,8 @@ class Loader:
         with self._metrics.load(path):
             servable = self._session(path)
         try:
+            if self._batching:
+                servable = self._batching.wrap(path, servable)
             self._warm_up(path, servable)
         except Exception as error:
             servable.close()

@@ -23,6 +23,7 @@ def _exponential(scale: float, growth: float, count: int) -> list[float]:
 
 _MICROSECONDS = _exponential(10, 1.8, 33)
 _EXAMPLES = _exponential(1, 2, 15)
+_ROWS = _exponential(1, 2, 14)
 
 
 class Counter:
@@ -121,6 +122,13 @@ class Metrics:
         )
         self.load_latency = Counter("/tensorflow/cc/saved_model/load_latency", "model_path")
         self.runs = Counter("/tensorflow/core/direct_session_runs")
+        batching = f"{serving}batching_session/"
+        self.queuing_latency = Histogram(f"{batching}queuing_latency", "thread_pool_name")
+        self.batches = Counter(f"{batching}wrapped_run_count")
+        self.batch_rows = Histogram(f"{batching}processed_batch_size", limits=_ROWS)
+        self.batch_padding = Histogram(
+            f"{batching}padding_size", "execution_batch_size", limits=_ROWS
+        )
 
     @contextmanager
     def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
@@ -160,6 +168,12 @@ class Metrics:
         """Counts the `tf.Example`s of one request."""
         self.example_counts.add(model, amount=count)
         self.examples.add(model, by=count)
+
+    def batch(self, rows: int, size: int) -> None:
+        """Counts one batch of `rows` rows, filled up to `size`."""
+        self.batches.add()
+        self.batch_rows.add(amount=size)
+        self.batch_padding.add(str(size), amount=size - rows)
 
     def total(self, name: str) -> int:
         """Returns the sum of the metric of this name; 0 where there is none."""

@@ -10,6 +10,7 @@ import threading
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.model_server import config
+from serving.model_server.batching import Batching
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import ServingError
 from serving.model_server.flags import Options
@@ -40,8 +41,9 @@ class Server:
     def __init__(self, options: Options):
         self._options = options
         self._metrics = Metrics()
+        self._batching = Batching(options, self._metrics)
         self._manager = Manager(
-            Loader(options, self._metrics).load,
+            Loader(options, self._metrics, self._batching).load,
             threads=options.num_load_threads or 4 * (os.cpu_count() or 1),
             retry=Retry(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
         )
@@ -75,6 +77,7 @@ class Server:
             part.stop()
         self._parts.clear()
         self._manager.close()
+        self._batching.close()
 
     def _start(self) -> None:
         self._load_models()

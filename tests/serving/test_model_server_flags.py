@@ -50,8 +50,8 @@ def test_unknown_arguments_are_kept_aside():
 
 
 def test_a_flag_without_effect_is_named_where_it_would_change_something():
-    assert flags.parse(["--enable_batching"]).ignored == ("enable_batching",)
-    assert flags.parse(["--enable_batching=false", "--port=1"]).ignored == ()
+    assert flags.parse(["--prefer_tflite_model"]).ignored == ("prefer_tflite_model",)
+    assert flags.parse(["--prefer_tflite_model=false", "--port=1"]).ignored == ()
 
 
 def test_the_usage_names_every_flag():
@@ -82,6 +82,15 @@ def test_a_bad_value_ends_with_the_usage(argument, said, capsys):
             [DIR, "--port=0"],
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must "
             "be set.",
+        ),
+        (
+            ["--model_config_file=/c", "--model_root=/models"],
+            "Give --model_config_file or --model_root, not both.",
+        ),
+        (
+            [DIR, "--batching_parameters_file=/b"],
+            "server_options.batching_parameters_file is set without setting "
+            "server_options.enable_batching to true.",
         ),
         ([DIR, "--model_root=/models"], "Give --model_base_path or --model_root, not both."),
         (
