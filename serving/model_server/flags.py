@@ -29,7 +29,7 @@ class Options:
     port: int = _flag(8500, "gRPC port; 0 turns it off.")
     grpc_socket_path: str = _flag("", "UNIX socket to serve gRPC on as well.")
     rest_api_port: int = _flag(0, "HTTP/REST port; 0 turns it off.")
-    rest_api_num_threads: int = _later(_THREADS, "Threads for REST.")
+    rest_api_num_threads: int = _flag(_THREADS, "Threads for REST.")
     rest_api_timeout_in_ms: int = _flag(30000, "Longest time for one REST call.")
     rest_api_enable_cors_support: bool = _flag(False, "Answer other origins' browsers.")
     enable_batching: bool = _flag(False, "Batch requests together.")
@@ -50,11 +50,11 @@ class Options:
     file_system_poll_wait_seconds: int = _flag(1, "Look for versions this often; 0 for once.")
     flush_filesystem_caches: bool = _later(True, "Drop the file cache after loading.")
     tensorflow_session_parallelism: int = _flag(0, "Threads in and between operations.")
-    tensorflow_session_config_file: str = _later("", "ConfigProto in text form.")
+    tensorflow_session_config_file: str = _flag("", "ConfigProto in text form.")
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one operation.")
     tensorflow_inter_op_parallelism: int = _flag(0, "Operations at the same time.")
     use_alts_credentials: bool = _later(False, "Google ALTS.")
-    ssl_config_file: str = _later("", "SSLConfig in text form.")
+    ssl_config_file: str = _flag("", "SSLConfig in text form.")
     platform_config_file: str = _later("", "PlatformConfigMap in text form.")
     per_process_gpu_memory_fraction: float = _flag(0.0, "Part of the GPU's memory to take.")
     saved_model_tags: str = _flag("serve", "Tags of the graph to load, with commas between.")
@@ -132,6 +132,8 @@ def check(options: Options) -> None:
             "At least one of server_options.grpc_port or server_options.grpc_socket_path "
             "must be set."
         )
+    if options.use_alts_credentials and options.ssl_config_file:
+        raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
     if not (options.model_base_path or options.model_root or options.model_config_file):
         raise invalid(
             "Both server_options.model_base_path and server_options.model_config_file are empty! "

@@ -19,7 +19,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.model_server import health, tensors
+from serving.model_server import health, protos, tensors
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.flags import Options
@@ -143,7 +143,8 @@ class GrpcFront:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core), self._server)
         if options.enable_grpc_healthcheck_service:
             health.add_to(self._server)
-        addresses = " and ".join(_listen(self._server, options))
+        credentials = _credentials(options.ssl_config_file)
+        addresses = " and ".join(_listen(self._server, options, credentials))
         self.ready = f"Running gRPC ModelServer at {addresses} ..."
 
     def start(self) -> None:
@@ -155,22 +156,47 @@ class GrpcFront:
         self._server.stop(_GRACE_SECONDS).wait()
 
 
-def _listen(server: grpc.Server, options: Options) -> list[str]:
+def _credentials(file: str) -> grpc.ServerCredentials | None:
+    """Returns what the file says of TLS; None where there is no file."""
+    if not file:
+        return None
+    config = protos.read(file, protos.SSLConfig)
+    authorities = config.custom_ca.encode() or None
+    pair = (config.server_key.encode(), config.server_cert.encode())
+    if config.client_verify and not authorities:
+        raise invalid(f"{file}: client_verify needs a custom_ca to verify clients by")
+    return grpc.ssl_server_credentials([pair], authorities, config.client_verify)
+
+
+def _listen(
+    server: grpc.Server, options: Options, credentials: grpc.ServerCredentials | None
+) -> list[str]:
     addresses = []
     if options.port:
         address = f"0.0.0.0:{options.port}"
-        _bind(server, address, lambda: _why_not(options.port), "--port")
+        _bind(server, address, credentials, lambda: _why_not(options.port), "--port")
         addresses.append(address)
     if options.grpc_socket_path:
         address = f"unix:{options.grpc_socket_path}"
-        _bind(server, address, lambda: "no such folder, or no right to it", "--grpc_socket_path")
+        why = "no such folder, or no right to it"
+        _bind(server, address, credentials, lambda: why, "--grpc_socket_path")
         addresses.append(address)
     return addresses
 
 
-def _bind(server: grpc.Server, address: str, why: Callable[[], str], flag: str) -> None:
+def _bind(
+    server: grpc.Server,
+    address: str,
+    credentials: grpc.ServerCredentials | None,
+    why: Callable[[], str],
+    flag: str,
+) -> None:
     try:
-        if server.add_insecure_port(address):
+        if credentials:
+            bound = server.add_secure_port(address, credentials)
+        else:
+            bound = server.add_insecure_port(address)
+        if bound:
             return
     except RuntimeError:
         pass
@@ -190,14 +216,17 @@ def _why_not(port: int) -> str:
 
 
 def _channel_options(arguments: str) -> list[tuple[str, int | str]]:
-    given = [argument.split("=", 1) for argument in arguments.split(",") if "=" in argument]
     unlimited = -1
-    return [
-        ("grpc.max_receive_message_length", unlimited),
-        ("grpc.max_send_message_length", unlimited),
-        ("grpc.so_reuseport", 0),  # Two servers would share a port, each answering half.
-        *((key, _int_or_text(value)) for key, value in given),
-    ]
+    chosen: dict[str, int | str] = {
+        "grpc.max_receive_message_length": unlimited,
+        "grpc.max_send_message_length": unlimited,
+        "grpc.so_reuseport": 0,  # Two servers would share a port, each answering half.
+    }
+    for argument in arguments.split(","):
+        key, equals, value = argument.partition("=")
+        if equals:
+            chosen[key] = _int_or_text(value)  # In place of ours, if it is the same key.
+    return list(chosen.items())
 
 
 def _int_or_text(text: str) -> int | str:

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from serving.model_server import warmup
+from serving.model_server import protos, warmup
 from serving.model_server.batching import Batching
 from serving.model_server.errors import Code, ServingError, not_found
 from serving.model_server.flags import Options
@@ -60,13 +60,16 @@ class Loader:
 
 
 def _session_config(options: Options) -> tf.compat.v1.ConfigProto:
+    config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    if options.tensorflow_session_config_file:
+        config = protos.read(options.tensorflow_session_config_file, tf.compat.v1.ConfigProto)
     both = options.tensorflow_session_parallelism
-    config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=both or options.tensorflow_intra_op_parallelism,
-        inter_op_parallelism_threads=both or options.tensorflow_inter_op_parallelism,
-        allow_soft_placement=True,
-    )
-    config.gpu_options.per_process_gpu_memory_fraction = options.per_process_gpu_memory_fraction
+    if intra := both or options.tensorflow_intra_op_parallelism:
+        config.intra_op_parallelism_threads = intra
+    if inter := both or options.tensorflow_inter_op_parallelism:
+        config.inter_op_parallelism_threads = inter
+    if fraction := options.per_process_gpu_memory_fraction:
+        config.gpu_options.per_process_gpu_memory_fraction = fraction
     return config
 
 

@@ -36,7 +36,8 @@ class RestFront:
         metrics_path = _metrics_path(options.monitoring_config_file)
         api = RestApi(core, options.rest_api_timeout_in_ms, metrics_path)
         headers = _CORS if options.rest_api_enable_cors_support else {}
-        self._server = _bind(options.rest_api_port, api, headers)
+        turns = threading.Semaphore(max(options.rest_api_num_threads, 1))
+        self._server = _bind(options.rest_api_port, api, headers, turns)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="rest"
         )
@@ -60,8 +61,11 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple, api: RestApi, headers: Mapping[str, str]):
+    def __init__(
+        self, address: tuple, api: RestApi, headers: Mapping[str, str], turns: threading.Semaphore
+    ):
         self.api = api
+        self.turns = turns  # Only so many requests are answered at the same time.
         self.headers = headers
         self._active = 0
         self._idle = threading.Condition()
@@ -102,14 +106,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self):
         with self.server.answering():
-            if self.command == "OPTIONS" and self.server.headers:
-                origin = self.headers.get("Origin", "")
-                reply = Answer(200 if re.search("https?://", origin) else 400, "")
-            else:
-                reply = self.server.api.answer(self.command, self.path, self._body())
-            self._send(reply)
+            self._send(self._reply())
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = answer  # noqa: N815
+
+    def _reply(self) -> Answer:
+        preflight = self.command == "OPTIONS" and self.path.lower().startswith("/v1/")
+        if preflight and self.server.headers:
+            origin = self.headers.get("Origin", "")
+            return Answer(200 if re.search("https?://", origin) else 400, "")
+        try:
+            body = self._body()
+        except ValueError:  # A length that is no number; where the body ends is not known.
+            self.close_connection = True
+            return Answer(400, "")
+        with self.server.turns:
+            return self.server.api.answer(self.command, self.path, body)
 
     def _send(self, reply: Answer) -> None:
         body = reply.body.encode("utf-8", "surrogateescape")
@@ -146,13 +158,15 @@ def _metrics_path(file: str) -> str:
     return config.prometheus_config.path or metrics.DEFAULT_PATH
 
 
-def _bind(port: int, api: RestApi, headers: Mapping[str, str]) -> _Server:
+def _bind(
+    port: int, api: RestApi, headers: Mapping[str, str], turns: threading.Semaphore
+) -> _Server:
     try:
-        return _DualStackServer(("::", port), api, headers)
+        return _DualStackServer(("::", port), api, headers, turns)
     except (OSError, OverflowError):
         pass  # No IPv6 here, or the port is taken in both.
     try:
-        return _Server(("0.0.0.0", port), api, headers)
+        return _Server(("0.0.0.0", port), api, headers, turns)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ServingError(

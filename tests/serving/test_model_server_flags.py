@@ -84,6 +84,10 @@ def test_a_bad_value_ends_with_the_usage(argument, said, capsys):
             "be set.",
         ),
         (
+            [DIR, "--use_alts_credentials", "--ssl_config_file=/s"],
+            "Either use_alts_credentials must be false or ssl_config_file must be empty.",
+        ),
+        (
             ["--model_config_file=/c", "--model_root=/models"],
             "Give --model_config_file or --model_root, not both.",
         ),

@@ -420,6 +420,43 @@ def test_other_origins_are_answered_where_asked_for(model_root, options, free_po
         connection.close()
 
 
+def test_a_length_that_is_no_number_is_refused(server):
+    connection = http.client.HTTPConnection("localhost", server.rest_port, timeout=20)
+    connection.putrequest("POST", HALF)
+    connection.putheader("Content-Length", "many")
+    connection.endheaders()
+    assert connection.getresponse().status == 400
+    connection.close()
+
+
+def test_only_so_many_requests_are_answered_at_the_same_time(options, free_port):
+    class Core:
+        metrics = Metrics()
+
+        def status(self, request):
+            asked.release()
+            go_on.wait(20)
+            raise not_found("after all")
+
+    asked, go_on = threading.Semaphore(0), threading.Event()
+    chosen = options(rest_api_port=free_port(), rest_api_num_threads=2)
+    front = RestFront(Core(), chosen)
+    front.start()
+    connections = [
+        http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20) for _ in range(3)
+    ]
+    for connection in connections:
+        connection.request("GET", "/v1/models/m")
+    assert asked.acquire(timeout=20)
+    assert asked.acquire(timeout=20)
+    assert not asked.acquire(timeout=0.2)
+    go_on.set()
+    assert [connection.getresponse().status for connection in connections] == [404] * 3
+    for connection in connections:
+        connection.close()
+    front.stop()
+
+
 def test_stopping_waits_for_the_answers_under_way(options, free_port):
     class Core:
         metrics = Metrics()

@@ -1,0 +1,137 @@
+"""TLS and mutual TLS, and what a channel may carry."""
+
+import shutil
+import subprocess
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving.model_server.errors import ServingError
+from serving.model_server.server import Server
+
+
+def openssl(folder, *arguments):
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority, and a server and a client that it vouches for; the texts of their files."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs the command openssl")
+    folder = tmp_path_factory.mktemp("certificates")
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl(
+        *(folder, "req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"),
+        *("-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign"),
+    )
+    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    for name in ("server", "client"):
+        openssl(
+            *(folder, "req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr"),
+            *("-subj", f"/CN={name}"),
+        )
+        openssl(
+            *(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
+            *("-CAcreateserial", "-days", "2", "-extfile", "names", "-out", f"{name}.pem"),
+        )
+    return {file.name: file.read_text() for file in folder.iterdir()}
+
+
+def config(certificates, **more):
+    fields = {"server_key": certificates["server.key"], "server_cert": certificates["server.pem"]}
+    lines = [f"{name}: {quoted(value)}" for name, value in {**fields, **more}.items()]
+    return "\n".join(lines)
+
+
+def quoted(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    return '"' + value.replace("\n", "\\n") + '"'
+
+
+@pytest.fixture
+def serve(model_root, options, tmp_path):
+    """Starts a server with an SSL configuration; gives its options."""
+    running = []
+
+    def start(text="", **changed):
+        if text:
+            changed["ssl_config_file"] = str(tmp_path / "ssl.config")
+            (tmp_path / "ssl.config").write_text(text)
+        chosen = options(model_base_path=str(model_root / "half_plus"), **changed)
+        server = Server(chosen)
+        server.start()
+        running.append(server)
+        return chosen
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+def predict(channel, size=1):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "default"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.arange(size, dtype=np.float32)))
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    return stub.Predict(request, timeout=20).outputs["y"].float_val[0]
+
+
+def failure(channel, **how):
+    with pytest.raises(grpc.RpcError) as raised:
+        predict(channel, **how)
+    return raised.value.code().name
+
+
+def trusting(certificates, *pair):
+    given = [certificates[name].encode() for name in pair]
+    return grpc.ssl_channel_credentials(certificates["ca.pem"].encode(), *given)
+
+
+def test_a_server_with_a_certificate_answers_those_who_trust_it(serve, certificates):
+    chosen = serve(config(certificates))
+    address = f"localhost:{chosen.port}"
+    with grpc.secure_channel(address, trusting(certificates)) as channel:
+        assert predict(channel) == 3
+    with grpc.insecure_channel(address) as channel:
+        assert failure(channel) == "UNAVAILABLE"
+
+
+def test_a_server_may_ask_who_its_client_is(serve, certificates):
+    chosen = serve(config(certificates, custom_ca=certificates["ca.pem"], client_verify=True))
+    address = f"localhost:{chosen.port}"
+    known = trusting(certificates, "client.key", "client.pem")
+    with grpc.secure_channel(address, known) as channel:
+        assert predict(channel) == 3
+    with grpc.secure_channel(address, trusting(certificates)) as channel:
+        assert failure(channel) == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("key: 1", "Invalid protobuf file: "),
+        ("client_verify: true", "client_verify needs a custom_ca to verify clients by"),
+    ],
+)
+def test_a_bad_file_keeps_the_server_from_starting(serve, text, message):
+    with pytest.raises(ServingError, match=message):
+        serve(text)
+
+
+def test_arguments_of_the_channel_are_passed_on(serve):
+    chosen = serve(grpc_channel_arguments="grpc.max_receive_message_length=4000,a.b=c")
+    with grpc.insecure_channel(f"localhost:{chosen.port}") as channel:
+        assert predict(channel) == 3
+        assert failure(channel, size=2000) == "RESOURCE_EXHAUSTED"
+
+
+def test_messages_may_be_large(serve):
+    chosen = serve()
+    unlimited = [("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(f"localhost:{chosen.port}", unlimited) as channel:
+        assert predict(channel, size=2_000_000) == 3
