@@ -1,7 +1,12 @@
 """A server of SavedModels that speaks TF Serving's protocol, gRPC and REST.
 
-    flags → config → source → manager → core → grpc_front, rest_front
-                              loader ↗ servable
+    flags → config → reload → source → manager → core → grpc_front, rest_front
+                     labels ↗         loader ↗ predict, inference
+                        servable, batching ↗
+
+`config` says which models there are to be, `reload` puts another configuration in its place,
+`source` watches folders, `manager` loads and unloads, `batching` looks like a servable and stands
+before one, `core` answers. `metrics` counts everything; `warmup` asks a version before others do.
 
 `python -m serving.model_server --model_root=models --rest_api_port=8501` serves every model
 under `models`, which holds NAME/VERSION/saved_model.pb. It serves any SavedModel.

@@ -71,7 +71,7 @@ class Options:
     enable_signature_method_name_check: bool = _flag(False, "Check a signature's method name.")
     xla_cpu_compilation_enabled: bool = _later(False, "Compile for CPU.")
     xla_gpu_compilation_enabled: bool = _later(False, "Compile for GPU.")
-    enable_profiler: bool = _later(True, "Serve TensorFlow's profiler.")
+    enable_profiler: bool = _flag(True, "Serve TensorFlow's profiler.")
     thread_pool_factory_config_file: str = _later("", "ThreadPoolFactoryConfig in text form.")
     mixed_precision: str = _later("", "bfloat16, or nothing.")
     skip_initialize_tpu: bool = _later(False, "Leave TPUs alone.")

@@ -19,7 +19,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.model_server import health, protos, tensors
+from serving.model_server import health, profiler, protos, tensors
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.flags import Options
@@ -143,6 +143,8 @@ class GrpcFront:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core), self._server)
         if options.enable_grpc_healthcheck_service:
             health.add_to(self._server)
+        if options.enable_profiler:
+            profiler.add_to(self._server)
         credentials = _credentials(options.ssl_config_file)
         addresses = " and ".join(_listen(self._server, options, credentials))
         self.ready = f"Running gRPC ModelServer at {addresses} ..."

@@ -33,6 +33,14 @@ _SCHEMA = {
     "MonitoringConfig": "1 prometheus_config PrometheusConfig",
     "SSLConfig": "1 server_key string; 2 server_cert string; 3 custom_ca string; "
     "4 client_verify bool",
+    "ProfileOptions": "9 duration_ms uint64",
+    "ProfileRequest": (
+        "1 duration_ms uint64; 4 opts ProfileOptions; 5 repository_root string; "
+        "6 session_id string; 7 host_name string; 9 emit_xspace bool"
+    ),
+    "ProfileResponse": "7 empty_trace bool; 8 xspace bytes",
+    "TerminateRequest": "1 session_id string",
+    "TerminateResponse": "",
 }
 
 
@@ -59,7 +67,7 @@ def _build() -> dict[str, type]:
     )
     for name, fields in _SCHEMA.items():
         message = file.message_type.add(name=name)
-        for field in fields.split("; "):
+        for field in filter(None, fields.split("; ")):
             _add_field(message, *field.split())
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
@@ -84,3 +92,7 @@ _CLASSES = _build()
 BatchingParameters = _CLASSES["BatchingParameters"]
 MonitoringConfig = _CLASSES["MonitoringConfig"]
 SSLConfig = _CLASSES["SSLConfig"]
+ProfileRequest = _CLASSES["ProfileRequest"]
+ProfileResponse = _CLASSES["ProfileResponse"]
+TerminateRequest = _CLASSES["TerminateRequest"]
+TerminateResponse = _CLASSES["TerminateResponse"]
