@@ -11,7 +11,7 @@ from keras_models.losses.arcs import (
     symbols_of_arcs,
     without_blank,
 )
-from keras_models.losses.lattice import transducer_lattice
+from keras_models.losses.lattice import occupancies_of, transducer_lattice
 
 # Of a sum of products this large, nothing that float32 loses below 2^−126 is missed.
 _LEAST = 2.0**-80
@@ -62,17 +62,8 @@ def additive_transducer_loss(
     Raises:
         ValueError: static shapes, dtypes or `blank` do not fit together.
     """
-    encoder_scores = tf.convert_to_tensor(encoder_scores)
-    predictor_scores = tf.convert_to_tensor(predictor_scores)
-    labels = tf.convert_to_tensor(labels)
-    logit_lengths = tf.convert_to_tensor(logit_lengths)
-    label_lengths = tf.convert_to_tensor(label_lengths)
-    check_arguments(
-        {"encoder_scores": (encoder_scores, "BTV"), "predictor_scores": (predictor_scores, "BWV")},
-        labels,
-        logit_lengths,
-        label_lengths,
-        blank,
+    encoder_scores, predictor_scores, labels, logit_lengths, label_lengths = _checked(
+        encoder_scores, predictor_scores, labels, logit_lengths, label_lengths, blank
     )
     if encoder_scores.shape[1] == 0:
         # XLA takes nothing from an empty list, not even where there is nothing to be done.
@@ -101,6 +92,40 @@ def additive_transducer_loss(
         return lattice.losses, gradient
 
     return losses_of(encoder_scores, predictor_scores)
+
+
+def additive_transducer_occupancies(
+    encoder_scores,
+    predictor_scores,
+    labels,
+    logit_lengths,
+    label_lengths,
+    blank=BLANK,
+    *,
+    monotonic=False,
+    factored_blank=False,
+):
+    """Returns `transducer_occupancies` of the joint scores `f(t) + g(u)`, which are never held.
+
+    They are constants, with no gradient. Arguments are those of `additive_transducer_loss`.
+    """
+    encoder_scores, predictor_scores, labels, logit_lengths, label_lengths = _checked(
+        encoder_scores, predictor_scores, labels, logit_lengths, label_lengths, blank
+    )
+    f = tf.stop_gradient(_within(encoder_scores, logit_lengths))
+    g = tf.stop_gradient(_within(predictor_scores, label_lengths + 1))
+    arcs = _Joint(f, g, blank, factored_blank).arcs(symbols_of_arcs(labels, tf.shape(f)[2]))
+    return occupancies_of(
+        transducer_lattice(arcs.blanks, arcs.labels, logit_lengths, label_lengths, monotonic)
+    )
+
+
+def _checked(encoder_scores, predictor_scores, *rest):
+    """Returns the arguments as tensors, but for the blank."""
+    *rest, blank = rest
+    f, g, *rest = [tf.convert_to_tensor(x) for x in (encoder_scores, predictor_scores, *rest)]
+    check_arguments({"encoder_scores": (f, "BTV"), "predictor_scores": (g, "BWV")}, *rest, blank)
+    return f, g, *rest
 
 
 def _within(scores, lengths):

@@ -31,7 +31,7 @@ def score_arcs(logits, symbols, blank, factored_blank):
 
     Args:
         logits: `[B, T, U + 1, V]` floats.
-        symbols: `[B, U + 1]` integers, the label that leads on from each column.
+        symbols: `[B, T or 1, U + 1]` integers, the label that leads on from each node.
         blank: the symbol that consumes a frame.
         factored_blank: whether the blank has a sigmoid of its own, as in `transducer_loss`.
     """
@@ -39,9 +39,8 @@ def score_arcs(logits, symbols, blank, factored_blank):
     scores = without_blank(logits, blank) if factored_blank else logits
     tops = tf.reduce_max(scores, axis=-1)  # [B, T, U + 1]
     sums = tf.reduce_sum(tf.exp(scores - tops[..., None]), axis=-1)
-    of_labels = tf.gather(
-        scores, tf.broadcast_to(symbols[:, None, :], tf.shape(scores)[:3]), batch_dims=3
-    )
+    symbols = tf.broadcast_to(symbols, tf.shape(scores)[:3])
+    of_labels = tf.gather(scores, symbols, batch_dims=3)
     return normalise_arcs(
         logits[..., blank] - (0.0 if factored_blank else tops),
         of_labels - tops,
@@ -105,7 +104,7 @@ def gradient_by_logits(logits, arcs, pulls, symbols, blank, factored_blank):
     """
     symbol = tf.range(tf.shape(logits)[3])
     but_blank = tf.where(symbol == blank, 1.0, _ASIDE)  # [V]
-    but_label = tf.where(symbol == symbols[:, None, :, None], 1.0, _ASIDE)  # [B, 1, U + 1, V]
+    but_label = tf.where(symbol == symbols[..., None], 1.0, _ASIDE)  # [B, T or 1, U + 1, V]
     scores = tf.cast(logits, tf.float32)
     if factored_blank:
         scores = without_blank(scores, blank)
@@ -125,7 +124,7 @@ def once(gradient, name):
     )
 
 
-def check_arguments(scores, labels, logit_lengths, label_lengths, blank):
+def check_arguments(scores, labels, logit_lengths, label_lengths, blank, **others):
     """Raises ValueError where static shapes, dtypes or `blank` do not fit together.
 
     Args:
@@ -135,8 +134,10 @@ def check_arguments(scores, labels, logit_lengths, label_lengths, blank):
         logit_lengths: `[B]`.
         label_lengths: `[B]`.
         blank: an integer.
+        **others: more integers, as `scores` are.
     """
     integers = {
+        **others,
         "labels": (labels, "BU"),
         "logit_lengths": (logit_lengths, "B"),
         "label_lengths": (label_lengths, "B"),

@@ -227,10 +227,10 @@ class _Tiles:
         return tf.tanh(tf.reshape(inputs, [-1, tf.shape(inputs)[2]])), row, column
 
     def _logits(self, hidden, column):
-        """Returns the scores `[1, C, E, V]` of a tile, and its labels `[1, E]`."""
+        """Returns the scores `[1, C, E, V]` of a tile, and its labels `[1, 1, E]`."""
         logits = tf.matmul(hidden, self._kernel) + self._bias
         logits = tf.reshape(logits, [1, *self._tile, tf.shape(logits)[1]])
-        return logits, self._symbols[column][None]
+        return logits, self._symbols[column][None, None]
 
     def _loop(self, step, active, state):
         """Returns the state after the step of each tile with a node that is active."""

@@ -20,6 +20,25 @@ class Lattice(NamedTuple):
     label_occupancies: tf.Tensor  # [B, T, U + 1]
 
 
+class TransducerOccupancies(NamedTuple):
+    """Posterior probabilities, given the labels, that a path goes through a place of the lattice.
+
+    `labels[b, t, u]` is the probability that label `u` is emitted at frame `t`: over the frames
+    it sums to 1. So does `blanks[b, t]` over `u`, unless labels consume frames. All are 0 past the
+    lengths and in examples without a path.
+    """
+
+    nodes: tf.Tensor  # [B, T, U + 1]
+    blanks: tf.Tensor  # [B, T, U + 1]
+    labels: tf.Tensor  # [B, T, U + 1], the last column 0
+
+
+def occupancies_of(lattice):
+    """Returns the `TransducerOccupancies` of a `Lattice`."""
+    blanks, labels = lattice.blank_occupancies, lattice.label_occupancies
+    return TransducerOccupancies(blanks + labels, blanks, labels)
+
+
 def transducer_lattice(blank_scores, label_scores, logit_lengths, label_lengths, monotonic=False):
     """Returns the `Lattice` of arcs with these scores: its loss and the occupancy of each arc.
 

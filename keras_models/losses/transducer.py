@@ -1,11 +1,12 @@
 """The transducer loss, and the lattice's occupancies."""
 
-from typing import NamedTuple
-
 import tensorflow as tf
 
 from keras_models import BLANK
-from keras_models.losses.additive import additive_transducer_loss
+from keras_models.losses.additive import (
+    additive_transducer_loss,
+    additive_transducer_occupancies,
+)
 from keras_models.losses.arcs import (
     check_arguments,
     gradient_by_logits,
@@ -15,12 +16,20 @@ from keras_models.losses.arcs import (
     symbols_of_arcs,
 )
 from keras_models.losses.fused import fused_transducer_loss
-from keras_models.losses.lattice import transducer_lattice
+from keras_models.losses.lattice import (
+    TransducerOccupancies,
+    occupancies_of,
+    transducer_lattice,
+)
+from keras_models.losses.pruned import band_of_occupancies, pruned_transducer_loss
 
 __all__ = [
     "TransducerOccupancies",
     "additive_transducer_loss",
+    "additive_transducer_occupancies",
+    "band_of_occupancies",
     "fused_transducer_loss",
+    "pruned_transducer_loss",
     "transducer_lattice",
     "transducer_loss",
     "transducer_occupancies",
@@ -58,7 +67,8 @@ def transducer_loss(
     Labels past their length may be any integer.
 
     Where the joint scores are a sum, `additive_transducer_loss` needs none of their size; where
-    they come of a hidden layer, neither does `fused_transducer_loss`.
+    they come of a hidden layer, neither does `fused_transducer_loss`. `pruned_transducer_loss`
+    sums over fewer paths.
 
     Args:
         logits: `[B, T, U + 1, V]` floats, unnormalised.
@@ -89,7 +99,7 @@ def transducer_loss(
     logits, labels, logit_lengths, label_lengths = _checked(
         logits, labels, logit_lengths, label_lengths, blank
     )
-    symbols = symbols_of_arcs(labels, tf.shape(logits)[3])
+    symbols = symbols_of_arcs(labels, tf.shape(logits)[3])[:, None]
 
     @tf.custom_gradient
     def losses_of(logits):
@@ -106,19 +116,6 @@ def transducer_loss(
         return lattice.losses, gradient
 
     return losses_of(logits)
-
-
-class TransducerOccupancies(NamedTuple):
-    """Posterior probabilities, given the labels, that a path goes through a place of the lattice.
-
-    `labels[b, t, u]` is the probability that label `u` is emitted at frame `t`: over the frames
-    it sums to 1. So does `blanks[b, t]` over `u`, unless labels consume frames. All are 0 past the
-    lengths and in examples without a path.
-    """
-
-    nodes: tf.Tensor  # [B, T, U + 1]
-    blanks: tf.Tensor  # [B, T, U + 1]
-    labels: tf.Tensor  # [B, T, U + 1], the last column 0
 
 
 def transducer_occupancies(
@@ -138,11 +135,11 @@ def transducer_occupancies(
     logits, labels, logit_lengths, label_lengths = _checked(
         logits, labels, logit_lengths, label_lengths, blank
     )
-    symbols = symbols_of_arcs(labels, tf.shape(logits)[3])
+    symbols = symbols_of_arcs(labels, tf.shape(logits)[3])[:, None]
     arcs = score_arcs(tf.stop_gradient(logits), symbols, blank, factored_blank)
-    lattice = transducer_lattice(arcs.blanks, arcs.labels, logit_lengths, label_lengths, monotonic)
-    blanks, labels = lattice.blank_occupancies, lattice.label_occupancies
-    return TransducerOccupancies(blanks + labels, blanks, labels)
+    return occupancies_of(
+        transducer_lattice(arcs.blanks, arcs.labels, logit_lengths, label_lengths, monotonic)
+    )
 
 
 def _checked(logits, labels, logit_lengths, label_lengths, blank):
