@@ -48,7 +48,7 @@ class Options:
     max_num_load_retries: int = _flag(5, "Further attempts after a failed load.")
     load_retry_interval_micros: int = _flag(60_000_000, "Time between those attempts.")
     file_system_poll_wait_seconds: int = _flag(1, "Look for versions this often; 0 for once.")
-    flush_filesystem_caches: bool = _later(True, "Drop the file cache after loading.")
+    flush_filesystem_caches: bool = _flag(True, "Drop caches of remote file systems.")
     tensorflow_session_parallelism: int = _flag(0, "Threads in and between operations.")
     tensorflow_session_config_file: str = _flag("", "ConfigProto in text form.")
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one operation.")

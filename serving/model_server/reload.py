@@ -80,11 +80,11 @@ class Configuration:
         if any(status.state is State.AVAILABLE for status in statuses):
             return []
         reasons = [
-            f"{{name: {name} version: {status.version}}} due to error: {status.error}"
+            f"{{name: {name} version: {status.version}}}{_due_to(status.error)}"
             for status in statuses
         ]
         missing = self._source.error(name)
-        return reasons or ([f"{{name: {name}}} due to error: {missing}"] if missing else [])
+        return reasons or ([f"{{name: {name}}}{_due_to(missing)}"] if missing else [])
 
 
 def not_available(kind: str, failures: list[str]) -> ServingError:
@@ -132,6 +132,10 @@ class ConfigFile:
                 if self._said != str(error):
                     _LOG.error("%s: %s", self._path, error)
                 self._said = str(error)
+
+
+def _due_to(error: ServingError | None) -> str:
+    return f" due to error: {error}" if error else ""
 
 
 def _names(given: ModelServerConfig) -> set[str]:

@@ -43,6 +43,11 @@ def states(client, model="a"):
     return {entry["version"]: entry["state"] for entry in client.status(model)}
 
 
+def runs(server):
+    """Returns how many runs of a graph have begun."""
+    return server._metrics.runs.total()
+
+
 def put(source, target):
     """Moves a folder into place, so that it appears whole."""
     target.parent.mkdir(exist_ok=True)
@@ -109,13 +114,13 @@ def test_a_missing_vocabulary_fails_its_model_alone(root, options, save_words, t
 def test_a_request_under_way_keeps_its_version(model_root, options, tmp_path):
     shutil.copytree(model_root / "slow", tmp_path / "slow")
     chosen = options(model_base_path=str(tmp_path / "slow"), model_name="slow")
-    with Server(chosen), Client(f"localhost:{chosen.port}") as client:
+    with Server(chosen) as server, Client(f"localhost:{chosen.port}") as client:
         counts = []
         asking = threading.Thread(
             target=lambda: counts.append(client.predict("slow", np.int32(400_000))["count"][()])
         )
         asking.start()
-        time.sleep(0.1)
+        wait_until(lambda: runs(server) == 1)
         (tmp_path / "slow/1").rename(tmp_path / "slow/2")
         wait_until(lambda: states(client, "slow").get(2) == "AVAILABLE")
         asking.join()
@@ -133,7 +138,7 @@ def test_stopping_waits_for_a_request_under_way(model_root, options, free_port):
         statuses.append(connection.getresponse().status)
         connection.close()
 
-    with Client(f"localhost:{chosen.port}") as client, Server(chosen):
+    with Client(f"localhost:{chosen.port}") as client, Server(chosen) as server:
         threads = [
             threading.Thread(target=ask),
             threading.Thread(
@@ -142,7 +147,7 @@ def test_stopping_waits_for_a_request_under_way(model_root, options, free_port):
         ]
         for thread in threads:
             thread.start()
-        time.sleep(0.1)
+        wait_until(lambda: runs(server) == 2)
     for thread in threads:
         thread.join()
     assert (statuses, counts) == ([200], [400000])

@@ -417,6 +417,17 @@ def test_other_origins_are_answered_where_asked_for(model_root, options, free_po
             response.read()
             assert response.status == status
             assert response.headers["Access-Control-Allow-Origin"] == "*"
+        for method, path, status in (
+            ("GET", "/v1/models/default", 200),
+            ("GET", "/v1/models", 400),
+            ("OPTIONS", "/elsewhere", 404),
+        ):
+            connection.request(method, path, headers={"Origin": "https://a.b"})
+            response = connection.getresponse()
+            response.read()
+            assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (
+                *(status, "*"),
+            )
         connection.close()
 
 
