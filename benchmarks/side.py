@@ -1,0 +1,191 @@
+"""One side of a comparison: a process of its own, in an environment of its own.
+
+A benchmark starts one `Side` for ours and one for each peer. The file that the process runs calls
+`serve` and needs nothing but NumPy and the peer. Requests and answers are lines of JSON; arrays
+go by files.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+import venv
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Unavailable(Exception):
+    """A peer that cannot be had here, or cannot do what was asked; says why."""
+
+
+def cache():
+    """Returns the folder of peers' environments, outside of any repository."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "transduce" / "benchmarks"
+
+
+def environment(name, installs):
+    """Returns the Python of a virtual environment, made at the first call.
+
+    Args:
+        name: of the environment's folder.
+        installs: arguments of one `pip install` after another.
+    """
+    folder = cache() / name
+    python, made = folder / "bin" / "python", folder / "made.json"
+    wanted = json.dumps(installs)
+    if made.exists() and made.read_text(encoding="utf-8") == wanted:
+        return python
+    print(f"Making the environment {folder} …", file=sys.stderr, flush=True)
+    venv.create(folder, clear=True, with_pip=True)
+    for arguments in installs:
+        command = [python, "-m", "pip", "install", "--quiet", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            said = [line for line in done.stdout.splitlines() if line.strip()]
+            raise Unavailable(f"installing {arguments} failed: {said[-1] if said else ''}")
+    made.write_text(wanted, encoding="utf-8")
+    return python
+
+
+class Side:
+    """A running side, asked from outside."""
+
+    def __init__(self, name, python, command, threads, huge_pages=True):
+        # The same memory allocator, pages and threads for all.
+        settings = {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "NUMBA_NUM_THREADS": threads,
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": 1,
+            "TF_CPP_MIN_LOG_LEVEL": 3,
+            "CUDA_VISIBLE_DEVICES": "",
+            "GLIBC_TUNABLES": f"glibc.malloc.hugetlb={int(huge_pages)}",
+        }
+        self.name = name
+        cache().mkdir(parents=True, exist_ok=True)
+        self._log = cache() / f"{name}.log"
+        settings["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
+        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._process = subprocess.Popen(
+            [python, *command],
+            cwd=ROOT,
+            env={**os.environ, **{key: str(value) for key, value in settings.items()}},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        os.close(log)
+
+    def ask(self, request, **arguments):
+        """Returns the answer to a request; raises Unavailable if there is none."""
+        try:
+            self._process.stdin.write(json.dumps([request, arguments]) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            code = self._process.wait()
+            why = "out of memory" if code == -9 else f"exit {code}, see {self._log}"
+            raise Unavailable(f"{self.name} ended: {why}")
+        answer = json.loads(answer)
+        if "error" in answer:
+            raise Unavailable(answer["error"])
+        return answer["value"]
+
+    def close(self):
+        """Ends the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def serve(begin):
+    """Answers requests until there are no more.
+
+    Args:
+        begin: a function without arguments that returns another, `prepare`. That takes the kind
+            of a case and its arrays by name, puts them where the peer wants them, and returns a
+            function without arguments that computes the losses and the list of gradients anew,
+            as whatever `numpy.asarray` takes, and is done when it returns. `prepare` raises
+            NotImplementedError for a kind that the peer has not.
+    """
+    # Where memory runs out it is this process that ends.
+    Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    # What libraries print is no answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    server = _Server(begin())
+    for line in sys.stdin:
+        request, arguments = json.loads(line)
+        try:
+            answer = {"value": getattr(server, request)(**arguments)}
+        except Exception as error:
+            traceback.print_exc()
+            said = str(error).strip().splitlines()
+            answer = {"error": f"{type(error).__name__}: {said[0] if said else 'no message'}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+class _Server:
+    """What a side can be asked."""
+
+    def __init__(self, prepare):
+        self._prepare, self._compute = prepare, None
+
+    def load(self, kind, path):
+        """Prepares a case and computes it once, so that all that happens once has happened."""
+        self._compute = None
+        with np.load(path) as arrays:
+            self._compute = self._prepare(kind, dict(arrays))
+        self._compute()
+
+    def time(self):
+        """Returns the seconds that computing takes."""
+        start = time.perf_counter()
+        results = self._compute()
+        seconds = time.perf_counter() - start
+        del results
+        return seconds
+
+    def peak(self):
+        """Returns the bytes that computing holds at most, results included, inputs not."""
+        _trim()
+        # What was held at most is from now on what is held now.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = _status("VmRSS")
+        results = self._compute()
+        peak = _status("VmHWM")
+        del results
+        return peak - before
+
+    def results(self, path):
+        """Writes the losses and gradients."""
+        losses, gradients = self._compute()
+        named = {f"gradient_{n}": np.asarray(x) for n, x in enumerate(gradients)}
+        np.savez(path, losses=np.asarray(losses), **named)
+
+
+def _trim():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status(name):
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(name)

@@ -1,0 +1,312 @@
+"""The transducer loss and its gradients beside every peer that can be had.
+
+    python -m benchmarks.transducer_loss [--quick] [--sides NAME ...] [--cases KIND ...]
+
+Peers come from PyPI into environments of their own in the user's cache folder, some gigabytes in
+all, at the first run. All sides get the same inputs, threads, memory allocator and huge pages;
+first their results are compared, then they are timed in turns. Memory is what computing holds at
+most beyond its inputs, results included.
+
+Not here, though the literature names them: warp-transducer, k2 and warp-rnnt have no package that
+installs without a compiler set up for them or a GPU; optimized_transducer overwrites its inputs.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.side import Side, Unavailable, environment
+
+_TORCH = (
+    "torch",
+    [
+        ["torch==2.11.0", "torchaudio==2.11.0", "numpy", "ninja", "setuptools", "wheel"],
+        ["numba", "warprnnt_numba==0.4.1"],
+    ],
+)
+# By side: its environment and what is installed there, or None for ours.
+SIDES = {
+    "ours": None,
+    "ours_graph": None,
+    "torchaudio": _TORCH,
+    "fast_rnnt": _TORCH,
+    "warprnnt_numba": _TORCH,
+    "axlearn": (
+        "axlearn",
+        [["jax==0.10.2", "chex", "numpy"], ["--no-deps", "axlearn==0.0.1.post20240213000026"]],
+    ),
+    "tensorflow_asr": (
+        "tensorflow_asr",
+        [["tensorflow>=2.21,<2.22", "numpy"], ["--no-deps", "TensorFlowASR==2.1.0"]],
+    ),
+}
+# By kind: sizes (B, T, U, V), and D where there is a hidden layer.
+CASES = [
+    ("logits", (8, 150, 20, 64)),
+    ("logits", (4, 400, 60, 256)),
+    ("logits", (16, 100, 40, 1024)),
+    ("additive", (8, 150, 20, 64)),
+    ("additive", (4, 400, 60, 256)),
+    ("additive", (16, 100, 40, 1024)),
+    ("additive", (8, 400, 100, 4096)),
+    ("fused", (4, 400, 60, 256, 256)),
+    ("fused", (16, 100, 40, 1024, 512)),
+    ("fused", (8, 400, 100, 4096, 512)),
+    ("accuracy", (1, 1200, 200, 8)),
+]
+QUICK = [
+    ("logits", (2, 20, 5, 16)),
+    ("additive", (2, 20, 5, 16)),
+    ("fused", (2, 20, 5, 16, 24)),
+    ("accuracy", (1, 60, 20, 8)),
+]
+# Seconds after which a side is timed no more, and the most that it is timed.
+_PATIENCE, _ROUNDS = 60.0, 15
+
+
+def main():
+    """Compares all sides in all cases, prints a table and, last, a line of JSON."""
+    options = _options()
+    pythons = _pythons(options.sides)
+    limits = _limits(options)
+    rows = []
+    for kind, sizes in QUICK if options.quick else CASES:
+        if kind not in options.cases:
+            continue
+        print(f"\n{kind} {_written(sizes)}")
+        sides = [_side(name, python, options) for name, python in pythons.items()]
+        measured = _compare(sides, kind, sizes, 3 if options.quick else _ROUNDS)
+        for side in sides:
+            side.close()
+        rows += _rows(kind, sizes, measured)
+        if "ours" in measured.get("seconds", {}):
+            _print_limit(kind, sizes, limits, measured["seconds"]["ours"])
+    print(json.dumps({"rows": rows}))
+
+
+def _options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = sorted({kind for kind, _ in CASES})
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works at all")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--cases", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--no-huge-pages", dest="huge_pages", action="store_false")
+    return parser.parse_args()
+
+
+def _pythons(names):
+    """Returns the Python of each side that can be had, and says which cannot."""
+    pythons = {}
+    for name in names:
+        try:
+            pythons[name] = environment(*SIDES[name]) if SIDES[name] else Path(sys.executable)
+        except Unavailable as why:
+            print(f"{name} could not be had: {why}")
+    return pythons
+
+
+def _side(name, python, options):
+    command = ["-m", "benchmarks.transducer_loss_sides", name]
+    return Side(name, python, command, options.threads, options.huge_pages)
+
+
+def _limits(options):
+    """Returns the bytes that this machine moves in a second, and the operations of products."""
+    width = 512 if options.quick else 8192
+    x = np.ones((width, width), np.float32)
+    side = _side("ours", Path(sys.executable), options)
+    limits = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "inputs.npz")
+        for kind, array in (("copy", x), ("product", x[: width // 2, : width // 2])):
+            np.savez(path, x=array)
+            side.ask("load", kind=kind, path=path)
+            work = 2 * array.nbytes if kind == "copy" else 2 * len(array) ** 3
+            limits[kind] = work / min(side.ask("time") for _ in range(5))
+    side.close()
+    print(
+        f"{limits['copy'] / 1e9:.1f} GB/s moved, {limits['product'] / 1e9:.0f} GFLOP/s multiplied"
+    )
+    return limits
+
+
+def _print_limit(kind, sizes, limits, seconds):
+    """Prints how much of the time no program could save that does this work on this machine."""
+    batch, frames, labels, symbols, *depth = sizes
+    nodes = batch * frames * (labels + 1)
+    work, limit = {
+        # Scores are read once to be normalised and once for the gradient, which is written.
+        "logits": (3 * 4 * nodes * symbols, "copy"),
+        "additive": (3 * 2 * nodes * symbols, "product"),
+        # Scores, the same once more, and the gradients by hidden layer and kernel.
+        "fused": (4 * 2 * nodes * symbols * sum(depth), "product"),
+    }[kind]
+    least = work / limits[limit]
+    print(f"  of ours, {least:.3g} s or {100 * least / seconds:.0f} % are bound by {limit}")
+
+
+def _written(sizes):
+    return f"({','.join(map(str, sizes))})"
+
+
+def _compare(sides, kind, sizes, rounds):
+    """Returns what is measured, by measure and side."""
+    of_sides = "logits" if kind == "accuracy" else kind
+    arrays = _inputs(of_sides, sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        path, found = str(Path(folder) / "inputs.npz"), str(Path(folder) / "results.npz")
+        np.savez(path, **arrays)
+
+        def results_of(side):
+            side.ask("load", kind=of_sides, path=path)
+            side.ask("results", path=found)
+            with np.load(found) as results:
+                return dict(results)
+
+        results = _ask_all(sides, results_of)
+        if kind == "accuracy":
+            return _errors(results, arrays)
+        _check_agreement(results)
+        return _measure(results, rounds)
+
+
+def _ask_all(sides, ask):
+    """Returns the answers of those sides that have one, and says why others have none."""
+    answers = {}
+    for side in sides:
+        try:
+            answers[side] = ask(side)
+        except Unavailable as why:
+            print(f"  {side.name}: {why}")
+    return answers
+
+
+def _inputs(kind, sizes):
+    """Returns the arrays of a case by name, and labels and lengths, all examples full."""
+    random = np.random.default_rng(0)
+    batch, frames, labels, symbols, *depth = sizes
+    shapes = {
+        "logits": {"logits": (batch, frames, labels + 1, symbols)},
+        "additive": {"f": (batch, frames, symbols), "g": (batch, labels + 1, symbols)},
+        "fused": {
+            "encoding": (batch, frames, *depth),
+            "prediction": (batch, labels + 1, *depth),
+            "kernel": (*depth, symbols),
+            "bias": (symbols,),
+        },
+    }[kind]
+    arrays = {name: random.standard_normal(x, dtype=np.float32) for name, x in shapes.items()}
+    if kind == "fused":
+        arrays["kernel"] /= np.float32(depth[0] ** 0.5)
+    return {
+        **arrays,
+        "labels": random.integers(1, symbols, (batch, labels), dtype=np.int32),
+        "frames": np.full(batch, frames, np.int32),
+        "lengths": np.full(batch, labels, np.int32),
+    }
+
+
+def _check_agreement(results):
+    """Raises where two sides did not compute the same thing."""
+    if not results:
+        return
+    (first, expected), *others = results.items()
+    for side, found in others:
+        np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+        for name in expected:
+            if name == "losses":
+                continue
+            tolerance = 5e-3 * np.abs(expected[name]).max()
+            np.testing.assert_allclose(
+                found[name],
+                expected[name],
+                rtol=0,
+                atol=tolerance,
+                err_msg=f"{name}: {side.name} beside {first.name}",
+            )
+
+
+def _measure(sides, rounds):
+    """Returns by measure and side the median of seconds, and the bytes."""
+    seconds = {side: [] for side in sides}
+    for _ in range(rounds):
+        waited_for = [side for side in seconds if sum(seconds[side]) < _PATIENCE]
+        for side, time in _ask_all(waited_for, lambda side: side.ask("time")).items():
+            seconds[side].append(time)
+    timed = [side for side, times in seconds.items() if times]
+    return {
+        "seconds": {side.name: statistics.median(seconds[side]) for side in timed},
+        "bytes": {
+            side.name: peak for side, peak in _ask_all(timed, lambda side: side.ask("peak")).items()
+        },
+    }
+
+
+def _errors(results, arrays):
+    """Returns by measure and side how far losses and gradients are from those in float64."""
+    loss, gradient = _exact(arrays["logits"][0].astype(np.float64), arrays["labels"][0])
+    return {
+        "loss error": {
+            side.name: float(abs(found["losses"][0] - loss) / loss)
+            for side, found in results.items()
+        },
+        "gradient error": {
+            side.name: float(np.abs(found["gradient_0"][0] - gradient).max())
+            for side, found in results.items()
+        },
+    }
+
+
+def _exact(logits, labels):
+    """Returns loss and gradient of one full example, by α and β in float64."""
+    scores = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    frames, width, _ = scores.shape
+    blanks, ahead = scores[:, :, 0].copy(), np.full((frames, width), -np.inf)
+    ahead[:, :-1] = np.take_along_axis(scores[:, :-1], labels[None, :, None], 2)[..., 0]
+    blanks[-1, :-1] = -np.inf
+    alpha = np.full((frames + 1, width), -np.inf)
+    beta = np.full((frames + 1, width), -np.inf)
+    alpha[0, 0] = beta[-1, -1] = 0.0
+    for t in range(frames + 1):
+        if t:
+            alpha[t] = alpha[t - 1] + blanks[t - 1]
+        for u in range(1, width if t < frames else 0):
+            alpha[t, u] = np.logaddexp(alpha[t, u], alpha[t, u - 1] + ahead[t, u - 1])
+    for t in reversed(range(frames)):
+        beta[t] = beta[t + 1] + blanks[t]
+        for u in reversed(range(width - 1)):
+            beta[t, u] = np.logaddexp(beta[t, u], beta[t, u + 1] + ahead[t, u])
+    by_blank = np.exp(alpha[:-1] + blanks + beta[1:] - beta[0, 0])
+    by_label = np.zeros_like(by_blank)
+    by_label[:, :-1] = np.exp(alpha[:-1, :-1] + ahead[:, :-1] + beta[:-1, 1:] - beta[0, 0])
+    gradient = np.exp(scores) * (by_blank + by_label)[..., None]
+    gradient[:, :, 0] -= by_blank
+    gradient[:, np.arange(width - 1), labels] -= by_label[:, :-1]
+    return -beta[0, 0], gradient
+
+
+def _rows(kind, sizes, measured):
+    """Returns ours beside each peer, for each measure, and prints it."""
+    rows = []
+    shown_kind = "" if kind in ("logits", "accuracy") else f"{kind} "
+    for measure, of_sides in measured.items():
+        ours = of_sides.get("ours")
+        for name, value in of_sides.items():
+            ratio = value / ours if ours else float("nan")
+            print(f"  {measure:15} {name:15} {value:12.4g} {ratio:10.2f}")
+            if ours and not name.startswith("ours"):
+                case = f"{name} {shown_kind}{_written(sizes)}"
+                case += "" if measure == "seconds" else f" {measure}"
+                rows.append({"case": case, "ours": ours, "peer": value, "ratio": ratio})
+    return rows
+
+
+if __name__ == "__main__":
+    main()
