@@ -1,10 +1,8 @@
 """Which versions are loaded: brings what is there to what there should be.
 
-Every version is a small state machine, START → LOADING → AVAILABLE → UNLOADING → END. Of each
-model one step is taken at a time; models step side by side.
+Of each model one step is taken at a time; models step side by side.
 """
 
-import enum
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,20 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from serving.model_server import lifecycle
 from serving.model_server.errors import ServingError, not_found
+from serving.model_server.lifecycle import Model, State, Version, VersionStatus
 from serving.model_server.servable import Servable
 
 _LOG = logging.getLogger(__name__)
-
-
-class State(enum.IntEnum):
-    """Where a version is in its life; the numbers are the protocol's."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
 
 
 class Retry(NamedTuple):
@@ -33,37 +23,6 @@ class Retry(NamedTuple):
 
     count: int = 5
     seconds: float = 60.0
-
-
-class VersionStatus(NamedTuple):
-    """What is told of a version."""
-
-    version: int
-    state: State
-    error: ServingError | None
-
-
-class _Version:
-    """One version of one model; the manager's lock guards it."""
-
-    def __init__(self, number: int, path: str):
-        self.number = number
-        self.path = path
-        self.state = State.START
-        self.error: ServingError | None = None
-        self.failures = 0
-        self.servable: Servable | None = None
-        self.users = 0
-
-
-class _Model:
-    """The versions of one model, and those that it should have."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.versions: dict[int, _Version] = {}
-        self.aspired: dict[int, str] = {}
-        self.busy = False
 
 
 class Manager:
@@ -78,7 +37,7 @@ class Manager:
     def __init__(self, load: Callable[[str], Servable], threads: int, retry: Retry):
         self._load = load
         self._retry = retry
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, Model] = {}
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="version-manager")
         self._closed = False
@@ -86,8 +45,8 @@ class Manager:
     def aspire(self, name: str, versions: Mapping[int, str]) -> None:
         """Sets which versions model `name` should have, by number, each with its folder."""
         with self._changed:
-            model = self._models.setdefault(name, _Model(name))
-            _note_aspired(model, versions)
+            model = self._models.setdefault(name, Model(name))
+            lifecycle.note_aspired(model, versions)
             self._begin(model)
 
     def wait_until_settled(self) -> None:
@@ -99,7 +58,7 @@ class Manager:
         """Blocks until no version that those models should have is still to be loaded."""
         with self._changed:
             models = [self._models[name] for name in names if name in self._models]
-            self._changed.wait_for(lambda: not any(map(_is_loading, models)))
+            self._changed.wait_for(lambda: not any(map(lifecycle.is_loading, models)))
 
     def is_available(self, name: str, version: int) -> bool:
         """Tells whether a version can be used."""
@@ -151,7 +110,7 @@ class Manager:
         self._closed = True
         self._pool.shutdown()
 
-    def _find(self, name: str, number: int | None) -> _Version:
+    def _find(self, name: str, number: int | None) -> Version:
         model = self._models.get(name)
         versions = model.versions.values() if model else ()
         ready = {v.number: v for v in versions if v.state is State.AVAILABLE}
@@ -162,16 +121,16 @@ class Manager:
         which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
         raise not_found(f"Servable not found for request: {which}")
 
-    def _begin(self, model: _Model) -> None:
-        if model.busy or self._closed or _next_step(model) is None:
+    def _begin(self, model: Model) -> None:
+        if model.busy or self._closed or lifecycle.next_step(model) is None:
             return
         model.busy = True
         self._pool.submit(self._settle, model).add_done_callback(_log_failure)
 
-    def _settle(self, model: _Model) -> None:
+    def _settle(self, model: Model) -> None:
         while True:
             with self._changed:
-                step = _next_step(model)
+                step = lifecycle.next_step(model)
                 if step is None:
                     model.busy = False
                     self._changed.notify_all()
@@ -183,7 +142,7 @@ class Manager:
             else:
                 self._unload_version(model, version)
 
-    def _load_version(self, model: _Model, version: _Version) -> None:
+    def _load_version(self, model: Model, version: Version) -> None:
         try:
             servable = self._load(version.path)
         except ServingError as error:
@@ -193,7 +152,7 @@ class Manager:
             self._changed.notify_all()
         _LOG.info("Loaded model %s version %d from %s", model.name, version.number, version.path)
 
-    def _load_failed(self, model: _Model, version: _Version, error: ServingError) -> None:
+    def _load_failed(self, model: Model, version: Version, error: ServingError) -> None:
         _LOG.error(
             "Could not load model %s version %d from %s: %s",
             *(model.name, version.number, version.path, error),
@@ -205,7 +164,7 @@ class Manager:
         if version.failures <= self._retry.count:
             self._try_again_later(model, version)
 
-    def _try_again_later(self, model: _Model, version: _Version) -> None:
+    def _try_again_later(self, model: Model, version: Version) -> None:
         def again():
             with self._changed:
                 if model.versions.get(version.number) is version and version.state is State.END:
@@ -216,7 +175,7 @@ class Manager:
         timer.daemon = True
         timer.start()
 
-    def _unload_version(self, model: _Model, version: _Version) -> None:
+    def _unload_version(self, model: Model, version: Version) -> None:
         with self._changed:
             self._changed.wait_for(lambda: version.users == 0)
             servable, version.servable = version.servable, None
@@ -225,44 +184,6 @@ class Manager:
         with self._changed:
             version.state = State.END
         _LOG.info("Unloaded model %s version %d", model.name, version.number)
-
-
-def _note_aspired(model: _Model, versions: Mapping[int, str]) -> None:
-    for number, path in versions.items():
-        known = model.versions.get(number)
-        new = number not in model.aspired
-        gone = known and known.state is State.END and (new or known.error is None)
-        if known is None or gone:
-            model.versions[number] = _Version(number, path)
-    for number in model.versions.keys() - versions.keys():
-        if model.versions[number].state is State.START:
-            model.versions[number].state = State.END
-    model.aspired = dict(versions)
-
-
-def _next_step(model: _Model) -> tuple[_Version, State] | None:
-    """Returns the next version to load or to unload, or None.
-
-    A version goes only when another that should be there is ready, so that the model can always
-    answer: load the new one first, then unload the old one.
-    """
-    ready = [v for v in model.versions.values() if v.state is State.AVAILABLE]
-    stale = sorted((v for v in ready if v.number not in model.aspired), key=_number)
-    if stale and (len(stale) < len(ready) or not model.aspired or len(stale) > 1):
-        return stale[0], State.UNLOADING
-    new = [v for n, v in model.versions.items() if n in model.aspired and v.state is State.START]
-    if new:
-        return max(new, key=_number), State.LOADING
-    return None
-
-
-def _is_loading(model: _Model) -> bool:
-    states = {model.versions[n].state for n in model.aspired}
-    return model.busy and not states.isdisjoint({State.START, State.LOADING})
-
-
-def _number(version: _Version) -> int:
-    return version.number
 
 
 def _log_failure(future: Future) -> None:

@@ -9,7 +9,8 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from serving.model_server import config, protos
 from serving.model_server.errors import Code, ServingError
 from serving.model_server.labels import Labels
-from serving.model_server.manager import Manager, State
+from serving.model_server.lifecycle import State
+from serving.model_server.manager import Manager
 from serving.model_server.source import Source
 
 _LOG = logging.getLogger(__name__)

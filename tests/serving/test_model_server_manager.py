@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 
 from serving.model_server.errors import ServingError, not_found
-from serving.model_server.manager import Manager, Retry, State
+from serving.model_server.lifecycle import State
+from serving.model_server.manager import Manager, Retry
 
 
 class Loader:
@@ -107,6 +108,23 @@ def test_a_failed_version_is_not_loaded_at_every_poll(manager, loader):
     aspire(manager, 1)
     aspire(manager, 1)
     assert loader.events == ["load 1"]
+
+
+def test_a_failed_version_is_loaded_where_it_has_moved_to(manager, loader):
+    loader.bad = {"1"}
+    aspire(manager, 1)
+    manager.aspire("m", {1: "elsewhere"})
+    manager.wait_until_settled()
+    assert states(manager) == {1: State.AVAILABLE}
+
+
+def test_loading_is_waited_for_and_unloading_is_not(manager, loader):
+    aspire(manager, 1)
+    with manager.use("m"):
+        manager.aspire("m", {2: "2"})
+        manager.wait_until_loaded(["m", "unknown"])
+        assert manager.is_available("m", 2)
+        assert "close 1" not in loader.events
 
 
 def test_a_failed_version_is_tried_again_as_often_as_told(loader):

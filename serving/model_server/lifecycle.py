@@ -1,0 +1,92 @@
+"""The life of a version, and what is to be done next: decisions only, no threads.
+
+Every version is a small state machine, START → LOADING → AVAILABLE → UNLOADING → END.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from serving.model_server.errors import ServingError
+from serving.model_server.servable import Servable
+
+
+class State(enum.IntEnum):
+    """Where a version is in its life; the numbers are the protocol's."""
+
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+class VersionStatus(NamedTuple):
+    """What is told of a version."""
+
+    version: int
+    state: State
+    error: ServingError | None
+
+
+class Version:
+    """One version of one model; the manager's lock guards it."""
+
+    def __init__(self, number: int, path: str):
+        self.number = number
+        self.path = path
+        self.state = State.START
+        self.error: ServingError | None = None
+        self.failures = 0
+        self.servable: Servable | None = None
+        self.users = 0
+
+
+class Model:
+    """The versions of one model, and those that it should have."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.versions: dict[int, Version] = {}
+        self.aspired: dict[int, str] = {}
+        self.busy = False
+
+
+def note_aspired(model: Model, versions: Mapping[int, str]) -> None:
+    """Sets which versions `model` should have; one that failed is tried anew elsewhere only."""
+    for number, path in versions.items():
+        known = model.versions.get(number)
+        new = number not in model.aspired
+        ended = known is not None and known.state is State.END
+        if known is None or (ended and (new or known.error is None or known.path != path)):
+            model.versions[number] = Version(number, path)
+    for number in model.versions.keys() - versions.keys():
+        if model.versions[number].state is State.START:
+            model.versions[number].state = State.END
+    model.aspired = dict(versions)
+
+
+def next_step(model: Model) -> tuple[Version, State] | None:
+    """Returns the next version to load or to unload, or None.
+
+    A version goes only when another that should be there is ready, so that the model can always
+    answer: load the new one first, then unload the old one.
+    """
+    ready = [v for v in model.versions.values() if v.state is State.AVAILABLE]
+    stale = sorted((v for v in ready if v.number not in model.aspired), key=_number)
+    if stale and (len(stale) < len(ready) or not model.aspired or len(stale) > 1):
+        return stale[0], State.UNLOADING
+    new = [v for n, v in model.versions.items() if n in model.aspired and v.state is State.START]
+    if new:
+        return max(new, key=_number), State.LOADING
+    return None
+
+
+def is_loading(model: Model) -> bool:
+    """Tells whether a version that `model` should have is still to be loaded."""
+    states = {model.versions[n].state for n in model.aspired}
+    return model.busy and not states.isdisjoint({State.START, State.LOADING})
+
+
+def _number(version: Version) -> int:
+    return version.number
