@@ -427,14 +427,49 @@ def test_every_caller_of_a_batching_server_gets_its_own_answer(serve, tmp_path):
     assert answers == {number: [number / 2 + 3, 3 - number / 2] for number in range(16)}
 
 
-def test_a_scalar_is_refused_over_rest(serve):
-    chosen = serve()
+def ask_rest(chosen, text):
     connection = http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20)
-    connection.request("POST", "/v1/models/default:predict", '{"inputs": 1}')
+    connection.request("POST", "/v1/models/default:predict", f'{{"inputs": {text}}}')
     response = connection.getresponse()
-    message = "Batching Run() input tensors must have at least one dimension"
-    assert (response.status, json.loads(response.read())) == (400, {"error": message})
+    answer = response.status, json.loads(response.read())
     connection.close()
+    return answer
+
+
+def test_a_scalar_is_refused_over_rest(serve):
+    message = "Batching Run() input tensors must have at least one dimension"
+    assert ask_rest(serve(), "1") == (400, {"error": message})
+
+
+def test_full_queues_and_long_waits_have_their_codes(model_root, options, free_port, tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text(
+        "max_batch_size { value: 2 } max_enqueued_batches { value: 1 } "
+        "batch_timeout_micros { value: 30000000 }"
+    )
+    chosen = options(
+        model_base_path=str(model_root / "half_plus"),
+        rest_api_port=free_port(),
+        rest_api_timeout_in_ms=1000,
+        enable_batching=True,
+        batching_parameters_file=str(file),
+    )
+    answers = []
+    with Server(chosen) as server:
+        first = threading.Thread(target=lambda: answers.append(ask_rest(chosen, "[1]")))
+        first.start()
+        queues = server._batching._scheduler._queues
+        while not (queues and not queues[0].empty):
+            time.sleep(0.001)
+        with pytest.raises(grpc.RpcError) as raised:
+            predict(chosen, 1.0, 2.0)
+        assert ask_rest(chosen, "[1, 2]")[0] == 503
+        first.join()
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    full = "currently 1 batches enqueued and max_enqueued_batches is 1"
+    assert full in raised.value.details()
+    expired = "Run() timeout exceeded while waiting in batching queue"
+    assert answers == [(429, {"error": expired})]
 
 
 def test_a_version_without_parameters_of_its_own_is_not_batched(
