@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from serving.model_server import protos, warmup
-from serving.model_server.batching import Batching
+from serving.model_server import litert, protos, warmup
+from serving.model_server.batching import BatchedServable, Batching
 from serving.model_server.errors import Code, ServingError, not_found
 from serving.model_server.flags import Options
 from serving.model_server.metrics import Metrics
@@ -22,18 +22,22 @@ class Loader:
         self._config = _session_config(options)
         self._metrics = metrics
         self._batching = batching
+        self._interpreters = 0
+        if options.prefer_tflite_model:
+            pools = options.num_tflite_pools
+            self._interpreters = pools * options.num_tflite_interpreters_per_pool
         self._iterations = max(options.num_request_iterations_for_warmup, 1)
         if not options.enable_model_warmup:
             self._iterations = 0
 
-    def load(self, path: str) -> Servable:
+    def load(self, path: str) -> Servable | BatchedServable | litert.LiteServable:
         """Returns the SavedModel at `path`, loaded and warmed up.
 
         Raises:
             ServingError: It cannot be loaded; the message holds the reason.
         """
         with self._metrics.load(path):
-            servable = self._session(path)
+            servable = self._lite(path) or self._session(path)
         try:
             if self._batching:
                 servable = self._batching.wrap(path, servable)
@@ -46,6 +50,11 @@ class Loader:
     def _warm_up(self, path: str, servable: Servable) -> None:
         if self._iterations:
             warmup.run(path, servable, self._iterations, self._metrics)
+
+    def _lite(self, path: str) -> litert.LiteServable | None:
+        """Returns the LiteRT model in the folder, where one is wanted and there is one."""
+        file = litert.file_in(path) if self._interpreters else None
+        return litert.LiteServable(file, self._interpreters) if file else None
 
     def _session(self, path: str) -> Servable:
         graph = tf.Graph()

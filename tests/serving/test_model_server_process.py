@@ -217,7 +217,12 @@ def test_a_server_without_one_good_model_does_not_start(tmp_path, free_port, cap
 def test_the_process_says_when_it_is_ready_and_stops_when_told(root, free_port, number):
     port, rest_port = free_port(), free_port()
     command = [sys.executable, "-m", "serving.model_server", f"--model_root={root}"]
-    flags = [f"--port={port}", f"--rest_api_port={rest_port}", "--prefer_tflite_model", "--foo"]
+    flags = [
+        f"--port={port}",
+        f"--rest_api_port={rest_port}",
+        "--xla_cpu_compilation_enabled",
+        "--foo",
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     with subprocess.Popen(command + flags, text=True, env=environment, **pipes) as process:
@@ -232,7 +237,7 @@ def test_the_process_says_when_it_is_ready_and_stops_when_told(root, free_port, 
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0
     log_lines = log.splitlines()
-    assert log_lines[0] == "--prefer_tflite_model has no effect in this server yet."
+    assert log_lines[0] == "--xla_cpu_compilation_enabled has no effect in this server yet."
     assert [line.split(" ", 2)[2] for line in log_lines[1:]] == [
         f"INFO Loaded model a version 1 from {root / 'a/1'}",
         "INFO Unloaded model a version 1",
