@@ -13,7 +13,8 @@ from keras_models.losses.transducer import (
 B, T, U, V, S = 5, 6, 4, 7, 3
 FRAMES = np.array([6, 4, 5, 0, 6])
 LABELS = np.array([4, 2, 0, 0, 3])
-STARTS = np.array([[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 4, 4], [0] * 6, [0] * 6, [0, 1, 1, 1, 3, 3]])
+# The first ends past the last column; the second leaves out where its path would end.
+STARTS = np.array([[0, 0, 1, 1, 2, 3], [0, 0, 0, 1, 4, 4], [0] * 6, [0] * 6, [0, 1, 1, 1, 3, 3]])
 
 
 def _batch(seed=0):

@@ -210,7 +210,7 @@ def test_shapes_may_be_unknown_when_a_graph_is_made(entry):
     _assert_same((losses, gradients), _compute(entry, "graph", scores, labels))
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["eager", "xla"])
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_neither_frames_nor_labels_cost_nothing(entry, route):
     sizes = [(T, U), (0, U), (T, 0), (0, 0)]
@@ -306,6 +306,15 @@ def test_occupancies_are_distributions():
     assert not emitted[..., -1].numpy().any()
 
 
+def test_occupancies_are_constants():
+    [logits], labels = _batch("logits", seed=18)
+    logits = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        occupancies = transducer_occupancies(logits, labels, FRAMES, LABELS)
+    assert tape.gradient(occupancies.nodes, logits) is None
+
+
 def test_labels_that_outnumber_frames_have_no_monotonic_path():
     [logits], labels = _batch("logits", seed=10)
     losses, [gradient] = _compute("logits", "graph", [logits], labels, monotonic=True)
@@ -352,6 +361,19 @@ def test_additive_scores_are_exact_on_both_sides_of_underflow(apart):
     _assert_same(
         _compute("additive", "eager", [f, g], labels), _expected("additive", [f, g], labels), 1e-5
     )
+
+
+def test_weights_may_be_variables():
+    scores, labels = _batch("fused", seed=17)
+    variables = [tf.Variable(x) for x in scores]
+
+    @tf.function(autograph=False)
+    def compute():
+        with tf.GradientTape() as tape:
+            losses = fused_transducer_loss(*variables, labels, FRAMES, LABELS)
+        return losses, tape.gradient(losses, variables)
+
+    _assert_same(compute(), _compute("fused", "graph", scores, labels))
 
 
 @pytest.mark.parametrize("tile", [None, (1, 1), (2, 3), (T, U + 1), (9, 8)])
