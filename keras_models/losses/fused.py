@@ -44,9 +44,9 @@ def fused_transducer_loss(
     Neither the hidden layer nor the scores of the whole lattice are ever held. One tile of it
     after another, some frames of an example by some of its labels, has its scores computed and
     reduced to the scores of its arcs; on the way back they are computed once more, and then
-    reduced to gradients. Memory beyond that of the arguments and gradients is some `[B, T, U + 1]` and
-    one tile. Tiles wholly past the lengths are not computed at all, and on the way back neither are
-    those that no path goes through: that have nowhere an occupancy of more than 2^−40.
+    reduced to gradients. Memory beyond that of the arguments and gradients is some `[B, T, U + 1]`
+    and one tile. Tiles wholly past the lengths are not computed at all, and on the way back
+    neither are those that no path goes through: that have nowhere an occupancy above 2^−40.
 
     Args:
         encoding: `[B, T, D]` floats, the encoder's output as projected for the joint.
