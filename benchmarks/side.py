@@ -144,14 +144,28 @@ class _Server:
     """What a side can be asked."""
 
     def __init__(self, prepare):
-        self._prepare, self._compute = prepare, None
+        self._prepare, self._compute, self._peak = prepare, None, None
 
-    def load(self, kind, path):
-        """Prepares a case and computes it once, so that all that happens once has happened."""
-        self._compute = None
+    def load(self, kind, path, tiny):
+        """Prepares a case and computes it once, so that all that happens once has happened.
+
+        Memory is measured meanwhile, as some libraries never give back what they once had. What
+        they need for their own sake they get before, by a tiny case of the same kind.
+        """
+        self._load(kind, tiny)()
+        self._compute = self._load(kind, path)
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        # What was held at most is from now on what is held now.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = _status("VmRSS")
+        results = self._compute()
+        self._peak = _status("VmHWM") - before
+        del results
+
+    def _load(self, kind, path):
         with np.load(path) as arrays:
-            self._compute = self._prepare(kind, dict(arrays))
-        self._compute()
+            return self._prepare(kind, dict(arrays))
 
     def time(self):
         """Returns the seconds that computing takes."""
@@ -162,26 +176,14 @@ class _Server:
         return seconds
 
     def peak(self):
-        """Returns the bytes that computing holds at most, results included, inputs not."""
-        _trim()
-        # What was held at most is from now on what is held now.
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        before = _status("VmRSS")
-        results = self._compute()
-        peak = _status("VmHWM")
-        del results
-        return peak - before
+        """Returns the bytes that computing first held at most, results included, inputs not."""
+        return self._peak
 
     def results(self, path):
         """Writes the losses and gradients."""
         losses, gradients = self._compute()
         named = {f"gradient_{n}": np.asarray(x) for n, x in enumerate(gradients)}
         np.savez(path, losses=np.asarray(losses), **named)
-
-
-def _trim():
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(name):
