@@ -9,9 +9,11 @@ import tensorflow as tf
 
 from keras_models import BLANK
 from keras_models.configs.transducer import TransducerConfig
+from keras_models.decoding.transducer import Hypotheses, greedy_transducer_search
 from keras_models.layers.dropout import dropout, fold_in
 from keras_models.layers.joint import Joint
 from keras_models.layers.recurrent import LSTM, LSTMState, StackedLSTM
+from keras_models.losses.transducer import transducer_loss
 
 
 class PredictorState(NamedTuple):
@@ -33,6 +35,7 @@ class Transducer(keras.layers.Layer):
     def __init__(self, config: TransducerConfig, input_size: int, output_size: int):
         super().__init__()
         self._dropout = config.dropout
+        self._max_symbols_per_frame = config.max_symbols_per_frame
         self._input_embedding = keras.layers.Embedding(input_size, config.embedding_units)
         self._encoder = StackedLSTM(
             config.encoder_units, config.encoder_layers, bidirectional=True, dropout=config.dropout
@@ -64,6 +67,26 @@ class Transducer(keras.layers.Layer):
         prediction, _ = self._predictor(embedded, label_lengths + 1)
         prediction = self._joint.project_prediction(self._drop(prediction, dropout_seed, 2))
         return self._joint(encoding[:, :, tf.newaxis], prediction[:, tf.newaxis])
+
+    def feasible(self, input_lengths, label_lengths) -> tf.Tensor:
+        """Returns `[B]` bool: whether there is an alignment. Labels need one frame, not more."""
+        return (input_lengths > 0) | (label_lengths == 0)
+
+    def losses(self, inputs, input_lengths, labels, label_lengths, dropout_seed=None) -> tf.Tensor:
+        """Returns the negative log-likelihood `[B]` of the labels, in nats. Takes `call`'s."""
+        scores = self(inputs, input_lengths, labels, label_lengths, dropout_seed)
+        return transducer_loss(scores, labels, input_lengths, label_lengths)
+
+    def search(self, inputs, input_lengths) -> Hypotheses:
+        """Returns the labels found for inputs `[B, T]` int32 of lengths `[B]`, greedily."""
+        encoding = self.encode(inputs, input_lengths)
+        return greedy_transducer_search(
+            lambda frames, state: self.score(encoding, frames, state),
+            self.advance,
+            self.start(tf.shape(inputs)[0]),
+            input_lengths,
+            max_symbols_per_frame=self._max_symbols_per_frame,
+        )
 
     def encode(self, inputs, input_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the encoder's output as the joint takes it, `[B, T, joint units]`."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
-import random
-import shlex
-import shutil
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import tyro
@@ -21,15 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import jobfile
-from pipelines.display import Display, label, show
+from pipelines.display import Display
 from pipelines.errors import Interrupted, UsageError
 from pipelines.folder import RunFolder
-from pipelines.job import Job
-from pipelines.jobfile import JobFile
+from pipelines.job import MODEL_NAME, Job
+from pipelines.summary import print_numbers, summarise
 from serving.model_server.quiet import import_tensorflow
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 _HIGHEST_PORT = 65535
+_LINES_AT_ONCE = 64
 _ABOUT = """Sequence models in TensorFlow, from raw data to a served model.
 
 $ transduce jobs              the jobs there are
@@ -44,7 +44,12 @@ Positional = tyro.conf.Positional
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and leaves with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is ended, too
     sys.exit(_guarded(lambda: _dispatch(arguments)))
+
+
+def _interrupt(number, frame) -> None:
+    raise KeyboardInterrupt
 
 
 def _dispatch(arguments: list[str]) -> int | None:
@@ -78,19 +83,26 @@ def _guarded(command: Callable[[], int | None]) -> int:
     except Interrupted as error:
         return _say(f"{error}; the same command goes on from there", INTERRUPTED)
     except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+        return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except Exception as error:
         if os.environ.get("TRANSDUCE_TRACEBACK"):
             raise
-        return _say(error, FAILURE)
+        return _say(_explained(error), FAILURE)
 
 
 def _say(message: object, code: int) -> int:
     print(f"transduce: {message}", file=sys.stderr)
     return code
+
+
+def _explained(error: Exception) -> str:
+    """Returns the message of an error of ours; of others also the kind, and how to see more."""
+    if type(error).__module__.partition(".")[0] in ("pipelines", "keras_models", "serving"):
+        return str(error)
+    return f"{type(error).__name__}: {error}\nTRANSDUCE_TRACEBACK=1 shows where it came from."
 
 
 def _in_words(error: pydantic.ValidationError) -> str:
@@ -101,54 +113,58 @@ def _in_words(error: pydantic.ValidationError) -> str:
     )
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What belongs to a run but not to its job."""
-
-    folder: Path | None = None
-    """Where the run is recorded; None: runs/JOB."""
-    quick: bool = False
-    """The job's quick setting: smaller, sooner, worse."""
-
-
 def _run_help(job: Positional[str]) -> None:
     """Train, evaluate, export, serve and verify a job."""
 
 
 def _run(arguments: list[str]) -> None:
-    if not arguments or arguments[0].startswith("-"):
-        raise UsageError(
-            "usage: transduce run JOB [--quick] [--folder DIR] [--train.steps N …]\n"
-            f"JOB comes first: one of {', '.join(jobfile.names())}, or a job file. "
-            "What can be set is told by: transduce run JOB --help"
-        )
-    file = jobfile.load(arguments[0])
-    options, rest = tyro.cli(
-        RunOptions, args=arguments[1:], return_unknown_args=True, add_help=False
+    usage = (
+        "usage: transduce run JOB [--quick] [--folder DIR] [--train.steps N …]\n"
+        f"JOB comes first: one of {', '.join(jobfile.names())}, or a job file. "
+        "What can be set is told by: transduce run JOB --help"
     )
-    job = tyro.cli(
-        Job,
-        args=rest,
-        default=file.job(options.quick),
+    if arguments in (["-h"], ["--help"]):
+        print(usage)
+        return
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError(usage)
+    file = jobfile.load(arguments[0])
+    asked = tyro.cli(
+        _run_arguments(file.job("--quick" in arguments)),
+        args=arguments[1:],
         prog=f"transduce run {arguments[0]}",
-        description=_about_run(file),
+        description=f"{file.about()['title']}\n\nRun again, it goes on where it stopped.",
         use_underscores=True,
     )
-    path = options.folder or Path("runs") / (file.name + "-quick" * options.quick)
-    folder = RunFolder(path)
-    folder.start(file, job)
-    run = _open(path)
-    run.run()
-    _summarise(run)
+    job = Job(**{part.name: getattr(asked, part.name) for part in dataclasses.fields(Job)})
+    path = asked.folder or Path("runs") / (file.name + "-quick" * asked.quick)
+    with RunFolder(path).in_use() as folder:
+        folder.start(file, job)
+        run = _open(path)
+        try:
+            run.run()
+        except KeyboardInterrupt:
+            raise Interrupted("stopped between two checkpoints") from None
+    summarise(folder, run.model_name, job.train.seed)
 
 
-def _about_run(file: JobFile) -> str:
-    return (
-        f"{file.about()['title']}\n\n"
-        "--folder DIR   where the run is recorded (default: runs/JOB)\n"
-        "--quick        the job's quick setting: smaller, sooner, worse\n\n"
-        "Run again, it goes on where it stopped."
-    )
+def _run_arguments(job: Job) -> type:
+    """Returns a dataclass of a job's parts and of the options that are no part of it."""
+    folder = tyro.conf.arg(help="Where the run is recorded; None: runs/JOB.")
+    quick = tyro.conf.arg(help="Take the job's quick setting: smaller, sooner, worse.")
+    options = [
+        ("folder", Annotated[Path | None, folder], dataclasses.field(default=None)),
+        ("quick", Annotated[bool, quick], dataclasses.field(default=False)),
+    ]
+    parts = [
+        (
+            part.name,
+            type(getattr(job, part.name)),
+            dataclasses.field(default=getattr(job, part.name)),
+        )
+        for part in dataclasses.fields(job)
+    ]
+    return dataclasses.make_dataclass("Run", options + parts, frozen=True)
 
 
 def _open(path: Path):
@@ -169,43 +185,6 @@ def _open_trained(path: Path):
     return _open(path)
 
 
-def _summarise(run) -> None:
-    """Prints what the run came to, and how to use it."""
-    console, folder = Console(highlight=False, soft_wrap=True), run.folder
-    evaluation = json.loads((folder.path / "evaluation.json").read_text(encoding="utf-8"))
-    _print_numbers(console, "test", evaluation["numbers"])
-    console.print(_examples(evaluation, run.job.train.seed))
-    command, models, name = _this_command(), folder.path / "models", run.model_name
-    console.print(f"model     {folder.path / folder.done('export')['path']}")
-    console.print(f"pictures  {folder.path / 'plots'}")
-    console.print(f"report    {folder.path / 'report.md'}")
-    console.print(f"serve     {command} serve {models}")
-    text = evaluation["inputs"][len(evaluation["inputs"]) // 2]
-    console.print(f"query     {command} query {name} {shlex.quote(text)}")
-
-
-def _print_numbers(console: Console, split: str, numbers: dict[str, float]) -> None:
-    for name, value in numbers.items():
-        console.print(f"{split} {label(name)} {show(name, value)}")
-
-
-def _examples(evaluation: dict, seed: int) -> Table:
-    rows = list(zip(*(evaluation[k] for k in ("inputs", "answers", "references")), strict=True))
-    table = Table("input", "answer", "references", "")
-    for text, answer, references in random.Random(seed).sample(rows, min(10, len(rows))):
-        right = "right" if answer in references else "wrong"
-        table.add_row(Text(text), Text(answer), Text("; ".join(references)), right)
-    return table
-
-
-def _this_command() -> str:
-    """Returns how this command can be called again from here."""
-    called = Path(sys.argv[0])
-    if shutil.which("transduce") == str(called) or called.name != "transduce":
-        return "transduce"
-    return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
-
-
 def jobs() -> None:
     """List the jobs: what they do, on which data, what they reach and in what time."""
     table = Table("job", "task", "data", "result", "time")
@@ -223,7 +202,7 @@ def evaluate(run: Positional[Path], split: Literal["train", "validation", "test"
         run: The run's folder.
         split: What to measure on.
     """
-    _print_numbers(Console(highlight=False), split, _open_trained(run).evaluation(split).numbers)
+    print_numbers(Console(highlight=False), split, _open_trained(run).evaluation(split).numbers)
 
 
 def export(
@@ -242,6 +221,11 @@ def export(
     """
     if version is not None and version < 1:
         raise UsageError(f"`version` must be positive. Received: {version}")
+    if name and not re.fullmatch(MODEL_NAME, name):
+        raise UsageError(
+            "`name` must be of letters, digits, '_', '.' and '-', and begin with none of the last "
+            f"two. Received: {name!r}"
+        )
     print(_open_trained(run).export_to(to, name, version))
 
 
@@ -283,15 +267,22 @@ def query(
     from serving.client import Client
 
     with Client(address) as client:
-        for batch in _batches(texts or (line.rstrip("\n") for line in sys.stdin)):
+        for batch in _batches(texts):
             outputs = client.predict(model, batch, signature=signature, timeout=timeout)
             for line in _lines(outputs, len(batch), json):
                 print(line, flush=True)
 
 
-def _batches(texts: Iterable[str], size: int = 64) -> Iterator[list[str]]:
-    texts = iter(texts)
-    while batch := list(itertools.islice(texts, size)):
+def _batches(texts: tuple[str, ...]) -> Iterator[list[str]]:
+    """Yields what to ask together: a file's lines in numbers, a pipe's as they come."""
+    if texts:
+        yield list(texts)
+        return
+    if sys.stdin.isatty():
+        print("reading lines from standard input", file=sys.stderr)
+    size = _LINES_AT_ONCE if sys.stdin.seekable() else 1
+    lines = (line.rstrip("\n") for line in sys.stdin)
+    while batch := list(itertools.islice(lines, size)):
         yield batch
 
 

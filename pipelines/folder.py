@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -39,6 +41,25 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
 
+    @contextmanager
+    def in_use(self):
+        """Keeps other processes from running in this folder, inside this context.
+
+        Raises:
+            UsageError: If another process does, or the folder cannot be written to.
+        """
+        with self._refusals():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"Only one process may run in a folder. Another one does in {self.path}."
+                ) from None
+            yield self
+
     def start(self, file: JobFile, job: Job) -> None:
         """Records what is asked for, or checks that it is what was asked for before.
 
@@ -58,10 +79,11 @@ class RunFolder:
                     + "\nGive another --folder, or delete this one."
                 )
             return
-        self._create()
-        shutil.copyfile(file.path, self.path / "job.py")
-        self._write(self.path / "environment.json", environment(job))
-        self._write(self._config, asked)
+        with self._refusals():
+            self.path.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.path, self.path / "job.py")
+            self._write(self.path / "environment.json", environment(job))
+            self._write(self._config, asked)
 
     def job(self) -> tuple[str, Job]:
         """Returns the name and the configuration of the run in this folder.
@@ -95,10 +117,11 @@ class RunFolder:
         path = self.path / "stages.json"
         return self._read(path) if path.exists() else {}
 
-    def _create(self) -> None:
+    @contextmanager
+    def _refusals(self):
+        """Tells of a folder that cannot be written to, inside this context, as of bad usage."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write(self.path / "stages.json", {})
+            yield
         except OSError as error:
             raise UsageError(
                 f"`folder` must be one that can be written to. Received: {self.path}: "

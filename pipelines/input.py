@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,25 +14,30 @@ from keras_models.tasks.task import Task
 _CHUNKS_TO_SHUFFLE = 1024
 
 
-class Measured:
-    """Lengths of the training examples, from one pass over them.
+class Measured(NamedTuple):
+    """What one pass over the training examples found."""
 
-    Attributes:
-        names: Names of the sequence features.
-        lengths: `[N, len(names)]` int, those of the feasible examples.
-        infeasible: Number of examples that cannot be learnt from, left out of training.
-    """
+    names: list[str]  # of the sequence features
+    lengths: np.ndarray  # [N, len(names)], of the examples that can be learnt from
+    infeasible: int  # number of the other examples, left out of training
 
-    def __init__(self, records: tf.data.Dataset, task: Task):
-        total, kept = 0, []
-        for features in records.map(task.features):
-            ragged = {n: f for n, f in features.items() if isinstance(f, tf.RaggedTensor)}
-            lengths = np.stack([f.row_lengths().numpy() for f in ragged.values()], axis=1)
-            self.names = list(ragged)
-            kept.append(lengths[task.feasible(features).numpy()])
-            total += len(lengths)
-        self.lengths = np.concatenate(kept)
-        self.infeasible = total - len(self.lengths)
+
+def measure(records: tf.data.Dataset, task: Task) -> Measured:
+    """Returns the lengths of the training examples."""
+    names, lengths, total = [], [], 0
+    for features in records.map(task.features):
+        ragged = {n: f for n, f in features.items() if isinstance(f, tf.RaggedTensor)}
+        batch = np.stack([feature.row_lengths().numpy() for feature in ragged.values()], axis=1)
+        names = list(ragged)
+        lengths.append(batch[task.feasible(features).numpy()])
+        total += len(batch)
+    kept = np.concatenate(lengths)
+    return Measured(names, kept, total - len(kept))
+
+
+def refused(records: tf.data.Dataset, task: Task) -> int:
+    """Returns the number of records whose input the served model would refuse."""
+    return sum(int(np.sum(refuses)) for refuses in records.map(task.refuses).as_numpy_iterator())
 
 
 def bucket_widths(lengths: np.ndarray, buckets: int, overflow: float = 0.02) -> list[list[int]]:

@@ -6,10 +6,16 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from keras_models.configs import STRICT
+
+# What a model may be called: a folder that a server takes for a model, a part of a URL.
+MODEL_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+# A path that means the same wherever a later command is called.
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,13 +26,13 @@ class Data:
     """A data set of pipelines/datasets; ignored when `train` names files of your own."""
     config: str = ""
     """The data set's own variant, such as cmudict's `plain` or `stress`."""
-    dir: Path | None = None
+    dir: AbsolutePath | None = None
     """Where TFDS keeps prepared data; None: TFDS_DATA_DIR, or TFDS's default."""
-    train: Path | None = None
+    train: AbsolutePath | None = None
     """A two-column TSV of your own, in the order of the task's fields."""
-    validation: Path | None = None
+    validation: AbsolutePath | None = None
     """Likewise; None: split off `train`."""
-    test: Path | None = None
+    test: AbsolutePath | None = None
     """Likewise; None: split off `train`."""
     skip_bad_lines: bool = False
     """Skip and count a TSV's bad lines, rather than stop at them."""
@@ -58,11 +64,11 @@ class Train:
     """What follows the warm-up."""
     warmup_steps: NonNegativeInt = 200
     """Steps in which the learning rate rises from 0."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Decoupled weight decay (AdamW)."""
     clip_norm: PositiveFloat = 1.0
     """Largest global norm of a gradient."""
-    seed: NonNegativeInt = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     """Of initial weights, shuffling and dropout."""
     strategy: Literal["auto", "one_device"] = "auto"
     """Where replicas of the model run."""
@@ -84,7 +90,7 @@ class Train:
 class Export:
     """What the served model is called, and how its answers are verified."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")] = ""
+    name: Annotated[str, Field(pattern=rf"^({MODEL_NAME})?$")] = ""
     """The model's name when served; empty: the job's."""
     verify_examples: PositiveInt = 200
     """Test inputs that are sent to the served model and compared with the trained one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter
 
 from pipelines import jobs
 from pipelines.errors import UsageError
-from pipelines.job import Job
+from pipelines.job import MODEL_NAME, Job
 
 
 class JobFile(NamedTuple):
@@ -55,6 +56,11 @@ def load(name_or_path: str) -> JobFile:
             raise UsageError(_unknown(name_or_path))
     if not path.is_file():
         raise UsageError(f"A job file must exist. Received: {path}")
+    if not re.fullmatch(MODEL_NAME, path.stem):
+        raise UsageError(
+            "A job file's name must be of letters, digits, '_', '.' and '-': it names the model. "
+            f"Received: {path.name!r}"
+        )
     spec = importlib.util.spec_from_file_location(f"job_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -77,7 +83,7 @@ def to_values(job: Job) -> dict:
 def from_values(default: Job, values: dict) -> Job:
     """Returns the job with these values; the types of its parts are those of `default`."""
     parts = {
-        name: TypeAdapter(type(getattr(default, name))).validate_python(part)
+        name: TypeAdapter(type(getattr(default, name))).validate_json(json.dumps(part))
         for name, part in values.items()
     }
     return Job(**parts)

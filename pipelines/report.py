@@ -8,7 +8,6 @@ import random
 import matplotlib.figure
 import matplotlib.ticker
 
-from keras_models.metrics import confusions
 from pipelines import jobfile
 from pipelines.display import label, show
 from pipelines.folder import RunFolder
@@ -46,6 +45,7 @@ def _results(folder: RunFolder, evaluation: dict) -> str:
     rows += [
         ("Parameters", f"{train['parameters']:,}"),
         ("Steps, and the best one", f"{train['steps']:,}, {train['best_step']:,}"),
+        ("Trained on", train["devices"]),
         ("Padding in a batch", f"{_mean(read_metrics(folder.path), 'padding_share'):.1%}"),
         ("Test inputs", f"{len(evaluation['inputs']):,}"),
         *(
@@ -74,10 +74,9 @@ def _sampled_errors(evaluation: dict, seed: int) -> str:
 
 
 def _worst_confusions(evaluation: dict) -> str:
-    counts = confusions(evaluation["answers"], evaluation["references"])
     rows = [
         (expected or "(nothing)", found or "(nothing)", count)
-        for (expected, found), count in counts.most_common(_CONFUSIONS_SHOWN)
+        for expected, found, count in evaluation["confusions"][:_CONFUSIONS_SHOWN]
     ]
     return "## Worst confusions\n\n" + _table(("Reference", "Answer", "Times"), rows)
 

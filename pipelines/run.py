@@ -13,9 +13,9 @@ import keras
 from keras_models.tasks.task import Task
 from pipelines import datasets, strategies, verification
 from pipelines.display import Display
-from pipelines.evaluation import Evaluation, Evaluator, answer_all
+from pipelines.evaluation import Evaluation, Evaluator
 from pipelines.folder import RunFolder
-from pipelines.input import Measured, bucket_widths, training_batches
+from pipelines.input import bucket_widths, measure, refused, training_batches
 from pipelines.report import write_report
 from pipelines.training import Trainer, restore_best
 from serving.export import export
@@ -52,12 +52,13 @@ class Run:
         write_report(self.folder, self.name, self.job)
 
     def prepare(self) -> dict:
-        """Reads the data once: vocabularies, counts, and the widths of the buckets."""
+        """Learns from the data what the other stages need: vocabularies, widths of buckets."""
         train = self._source.splits["train"]
         self.job.task.prepare(train, self._assets)
-        measured = Measured(train, self._task)
+        measured = measure(train, self._task)
         if not len(measured.lengths):
             raise datasets.DataError("The training split must hold examples. Received: none.")
+        self._check_inputs()
         return {
             "data": self._source.description,
             "skipped_lines": self._source.skipped_lines,
@@ -66,6 +67,16 @@ class Run:
             "sequences": measured.names,
             "widths": bucket_widths(measured.lengths, self.job.data.buckets),
         }
+
+    def _check_inputs(self) -> None:
+        for split in ("validation", "test"):
+            count = refused(self._source.splits[split], self._task)
+            if count:
+                raise datasets.DataError(
+                    f"Every input of the {split} split must be one that the model answers. "
+                    f"Received: {count} longer than --task.max_length, "
+                    f"which is {self.job.task.max_length}."
+                )
 
     def train(self) -> dict:
         """Trains, from the last checkpoint if there is one, and keeps the best weights."""
@@ -81,14 +92,18 @@ class Run:
             config.seed,
         )
         trainer = Trainer(self._task, config, batches, self._strategy, self.folder.path)
+        self._display.note(f"train: on {strategies.describe(self._strategy)}")
+        for what in trainer.passed_over:
+            self._display.note(f"train: checkpoint {what}")
         if trainer.step:
             self._display.note(f"train: going on from step {trainer.step}")
-        validation = Evaluator(self._task, self._source.splits["validation"])
+        validation = self._evaluator("validation")
         trainer.train(lambda: validation().numbers, self._display)
         return {
             "steps": trainer.step,
             "best_step": trainer.best_step,
             "parameters": self._task.model.count_params(),
+            "devices": strategies.describe(self._strategy),
         }
 
     def evaluate(self) -> dict:
@@ -101,7 +116,10 @@ class Run:
     def evaluation(self, split: str) -> Evaluation:
         """Returns the answers of the best weights to a split."""
         restore_best(self._task, self.folder.path)
-        return Evaluator(self._task, self._source.splits[split])()
+        return self._evaluator(split)()
+
+    def _evaluator(self, split: str) -> Evaluator:
+        return Evaluator(self._task, self._source.splits[split], self.job.data.batch_tokens)
 
     def export(self) -> dict:
         """Exports the best weights as a SavedModel."""
@@ -117,9 +135,9 @@ class Run:
         restore_best(self._task, self.folder.path)
         evaluation = json.loads((self.folder.path / "evaluation.json").read_text(encoding="utf-8"))
         inputs = _spread(evaluation["inputs"], self.job.export.verify_examples)
-        answer = self._task.signatures()["serving_default"]
-        expected = answer_all(answer, self._task, inputs)
-        verification.verify(self._models, self.model_name, inputs, expected, self._task.output_name)
+        expected = self._evaluator("test").answers(inputs)
+        exported = self.folder.path / self.folder.done("export")["path"]
+        verification.verify(exported, inputs, expected, self._task.output_name)
         return {"examples": len(inputs)}
 
     @property
@@ -137,7 +155,9 @@ class Run:
 
     @cached_property
     def _source(self) -> datasets.Source:
-        return datasets.open_source(self.job.data, self.job.task.fields, self.folder.path / "data")
+        folder, fields = self.folder.path / "data", self.job.task.fields
+        fresh = self.folder.done("prepare") is None
+        return datasets.open_source(self.job.data, fields, folder, fresh)
 
     @cached_property
     def _strategy(self):

@@ -24,6 +24,10 @@ class NotFinite(ArithmeticError):
     """A loss or gradient was infinite or not a number."""
 
 
+class DamagedCheckpoint(OSError):
+    """No checkpoint of a run can be read."""
+
+
 class EarlyStopping(tf.Module):
     """The best error rate so far, and how many evaluations it has stood; part of a checkpoint."""
 
@@ -57,6 +61,9 @@ class Trainer:
         batches: Endless padded features.
         strategy: Where.
         folder: The run's folder.
+
+    Attributes:
+        passed_over: Checkpoints that could not be read, each in words; an older one was taken.
     """
 
     def __init__(
@@ -88,7 +95,7 @@ class Trainer:
         self._losses_and_gradients = tf.function(
             self._forward_and_backward, jit_compile=config.jit_compile, reduce_retracing=True
         )
-        _restore_latest(self._checkpoints)
+        self.passed_over = _restore_latest(self._checkpoints)
         self._log = MetricsLog(folder, self.step)
 
     @property
@@ -233,10 +240,25 @@ def _weights(task: Task) -> list[tf.Variable]:
     return [variable.value for variable in task.model.variables]
 
 
-def _restore_latest(manager: tf.train.CheckpointManager) -> None:
-    """Restores all that was saved, or nothing where nothing was."""
-    if manager.latest_checkpoint is not None:
-        manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+def _restore_latest(manager: tf.train.CheckpointManager) -> list[str]:
+    """Restores the last checkpoint that is whole, all of it; nothing where none was saved.
+
+    Returns:
+        What was wrong with each later one.
+    """
+    passed_over = []
+    for path in reversed(manager.checkpoints):
+        try:
+            manager.checkpoint.restore(path).assert_consumed()
+            return passed_over
+        except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as e:
+            passed_over.append(f"{path} cannot be read: {e.message}")
+    if passed_over:
+        raise DamagedCheckpoint(
+            f"One of the checkpoints in {manager.directory} must be whole. Received: "
+            f"{'; '.join(passed_over)}. Delete that folder to start anew."
+        )
+    return []
 
 
 def restore_best(task: Task, folder: Path) -> None:

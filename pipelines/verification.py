@@ -12,10 +12,10 @@ from pathlib import Path
 
 from serving.client import Client
 
-_SECONDS_TO_START = 120
+_SECONDS_TO_START, _SECONDS_TO_STOP = 120, 30
 
 
-class VerificationError(AssertionError):
+class VerificationError(Exception):
     """The served model does not answer as the trained one does."""
 
 
@@ -32,20 +32,18 @@ def served(root: Path):
                 _wait_until_ready(server, Path(log.name))
                 yield f"unix:{socket}"
             finally:
-                server.terminate()
-                server.wait()
+                _stop(server)
 
 
 def verify(
-    root: Path, name: str, inputs: Sequence[str], expected: Sequence[str], output: str
+    exported: Path, inputs: Sequence[str], expected: Sequence[str], output: str
 ) -> list[str]:
     """Returns the served answers, each of which is the expected one.
 
     The inputs go over gRPC to a server in a process of its own: some alone, the rest together.
 
     Args:
-        root: Folder of models.
-        name: The model's name.
+        exported: The SavedModel, in `ROOT/NAME/VERSION`.
         inputs: Raw inputs.
         expected: The trained model's answers in this process.
         output: Name of the answer among the model's outputs.
@@ -54,9 +52,14 @@ def verify(
         VerificationError: If an answer differs.
     """
     alone = len(inputs) // 4
-    with served(root) as address, Client(address) as client:
-        answers = [str(client.predict(name, [text])[output][0]) for text in inputs[:alone]]
-        answers += [str(text) for text in client.predict(name, list(inputs[alone:]))[output]]
+    batches = [[text] for text in inputs[:alone]] + [list(inputs[alone:])]
+    name, version = exported.parent.name, int(exported.name)
+    with served(exported.parents[1]) as address, Client(address) as client:
+        answers = [
+            str(answer)
+            for batch in batches
+            for answer in client.predict(name, batch, version=version)[output]
+        ]
     for text, answer, right in zip(inputs, answers, expected, strict=True):
         if answer != right:
             raise VerificationError(
@@ -64,6 +67,15 @@ def verify(
                 f"{answer!r}; the trained one answers {right!r}."
             )
     return answers
+
+
+def _stop(server: subprocess.Popen) -> None:
+    server.terminate()
+    try:
+        server.wait(_SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _wait_until_ready(server: subprocess.Popen, log: Path) -> None:

@@ -90,8 +90,6 @@ def _taken(target: Path) -> ExportError:
 def _explained(error: Exception, model: Path) -> ExportError:
     if isinstance(error, ExportError):
         return error
-    full = getattr(error, "errno", None) == errno.ENOSPC or isinstance(
-        error, tf.errors.ResourceExhaustedError
-    )
+    full = getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
     reason = "its disk is full" if full else str(error)
     return ExportError(f"{model} must be a folder that can be written to. Received: {reason}")

@@ -6,5 +6,6 @@ before TensorFlow (seconds to import) is wanted: nothing in this folder imports 
 
 from pydantic import ConfigDict
 
-# For every configuration dataclass of ours: unknown fields are errors.
-STRICT = ConfigDict(extra="forbid")
+# For every configuration dataclass of ours: unknown fields are errors, and so are values of
+# another type.
+STRICT = ConfigDict(extra="forbid", strict=True)

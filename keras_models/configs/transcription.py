@@ -38,8 +38,6 @@ class Transcription:
     """What a whole example is called in reports."""
     max_length: PositiveInt = 256
     """Longest input, in symbols, that the served model answers."""
-    max_symbols_per_frame: PositiveInt = 8
-    """Most output symbols that the search emits for one input symbol."""
 
     @model_validator(mode="after")
     def _has_two_fields(self):

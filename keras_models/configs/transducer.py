@@ -30,6 +30,9 @@ class TransducerConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of activations dropped in training."""
 
+    max_symbols_per_frame: PositiveInt = 8
+    """Most output symbols that the search emits for one input symbol."""
+
     def build(self, input_size: int, output_size: int) -> Transducer:
         """Returns the model for so many symbols, padding and blank counted."""
         from keras_models.transducer import Transducer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -32,6 +33,10 @@ class Task(tf.Module, abc.ABC):
     @abc.abstractmethod
     def feasible(self, features: Tensors) -> tf.Tensor:
         """Returns `[B]` bool: whether an example can be learnt from at all."""
+
+    @abc.abstractmethod
+    def refuses(self, records: Tensors) -> tf.Tensor:
+        """Returns `[B]` bool: whether `answer` would refuse a raw input, as too long, say."""
 
     @abc.abstractmethod
     def losses(self, batch: Tensors, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -66,6 +71,12 @@ class Task(tf.Module, abc.ABC):
             answers: The model's answers.
             references: For each of them all answers that count as right.
         """
+
+    @abc.abstractmethod
+    def confusions(
+        self, answers: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> Counter[tuple[str, str]]:
+        """Returns how often each part of a reference was answered by which other part."""
 
     def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the functions of the exported model by signature name."""

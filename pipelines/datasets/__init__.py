@@ -31,26 +31,30 @@ class Source(NamedTuple):
     skipped_lines: int = 0
 
 
-def open_source(data: Data, fields: Sequence[str], folder: Path) -> Source:
+def open_source(data: Data, fields: Sequence[str], folder: Path, fresh: bool = True) -> Source:
     """Returns the records of every split.
 
     Args:
         data: Names a data set, or files.
         fields: The features a record must have; a TSV's columns, in order.
         folder: Where normalised copies of the user's own files are kept.
+        fresh: Whether to read the user's own files. If not, the copies are read as they are, and
+            changes of the files since then make no difference.
 
     Raises:
         DataError: If the data cannot be used as it is.
     """
     if data.train is not None:
-        return _open_tsv(data, fields, folder)
+        return _open_tsv(data, fields, folder, fresh)
     return _open_tfds(data, fields)
 
 
-def _open_tsv(data: Data, fields: Sequence[str], folder: Path) -> Source:
+def _open_tsv(data: Data, fields: Sequence[str], folder: Path, fresh: bool) -> Source:
     paths = {"train": data.train, "validation": data.validation, "test": data.test}
     given = {split: path for split, path in paths.items() if path is not None}
-    prepared = tsv.prepare(given, tuple(fields), folder, skip_bad_lines=data.skip_bad_lines)
+    if fresh:
+        tsv.prepare(given, tuple(fields), folder, skip_bad_lines=data.skip_bad_lines)
+    prepared = tsv.prepared(folder)
     splits = {split: tsv.read(prepared.paths[split], tuple(fields)) for split in SPLITS}
     return Source(_in_batches(splits), str(data.train), sum(prepared.skipped.values()))
 

@@ -78,7 +78,19 @@ def prepare(
         (folder / record.name).unlink(missing_ok=True)
         for source in (*_files_in(Path(temporary)).values(), record):
             os.replace(source, folder / source.name)
-    return Prepared(_files_in(folder), examples, skipped)
+    return prepared(folder)
+
+
+def prepared(folder: Path) -> Prepared:
+    """Returns what `prepare` wrote to a folder.
+
+    Raises:
+        DataError: The folder holds nothing that `prepare` wrote to the end.
+    """
+    record = folder / "prepared.json"
+    if not record.is_file():
+        raise DataError(f"{folder} must hold prepared data. Received a folder without {record}.")
+    return Prepared(_files_in(folder), **json.loads(record.read_text()))
 
 
 def read(path: Path, columns: tuple[str, str]) -> tf.data.Dataset:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_models.frontends.padding import LENGTHS
 from keras_models.layers.dropout import dropout
-from keras_models.metrics import error_rates
+from keras_models.metrics import confusions, error_rates
 from keras_models.tasks.task import Task
 
 ALPHABET = "abcde"
@@ -51,6 +51,9 @@ class Speller(Task):
         letters, sounds = (features[name].row_lengths() for name in ("text", "sound"))
         return (letters > 0) & (sounds <= letters)
 
+    def refuses(self, records):
+        return tf.zeros_like(records["text"], tf.bool)
+
     def losses(self, batch, dropout_seed=None):
         width = tf.minimum(tf.shape(batch["text"])[1], tf.shape(batch["sound"])[1])
         sounds, letters = batch["sound"][:, :width], batch["text"][:, :width]
@@ -73,14 +76,19 @@ class Speller(Task):
         return "sound"
 
     def measure(self, answers, references):
-        rates = error_rates(
-            [" ".join(answer) for answer in answers],
-            [[" ".join(reference) for reference in accepted] for accepted in references],
-        )
+        rates = error_rates(*_spaced(answers, references))
         return {
             "sound_error_rate": rates.token_error_rate,
             "word_error_rate": rates.sequence_error_rate,
         }
+
+    def confusions(self, answers, references):
+        return confusions(*_spaced(answers, references))
+
+
+def _spaced(answers, references):
+    spaced = [[" ".join(reference) for reference in accepted] for accepted in references]
+    return [" ".join(answer) for answer in answers], spaced
 
 
 def _numbers(text: tf.Tensor, first: str) -> tf.RaggedTensor:

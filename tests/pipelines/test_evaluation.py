@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import evaluation
-from pipelines.evaluation import Evaluator, answer_all
+from pipelines.evaluation import Evaluator
 
+BUDGET = 10_000  # padded characters together
 PAIRS = [
     ("abcd", "ABCD"),
     ("ba", "BA"),
@@ -26,7 +26,7 @@ def able(speller):
 
 
 def test_each_input_is_answered_once_and_beside_all_its_references(able, records):
-    found = Evaluator(able, records(PAIRS))()
+    found = Evaluator(able, records(PAIRS), BUDGET)()
     assert found.inputs == ["c", "ba", "edc", "abcd"]
     assert found.answers == ["C", "BA", "EDC", "ABCD"]
     assert [sorted(each) for each in found.references] == [
@@ -38,7 +38,7 @@ def test_each_input_is_answered_once_and_beside_all_its_references(able, records
 
 
 def test_an_answer_is_right_if_it_is_any_of_the_references(able, records):
-    numbers = Evaluator(able, records(PAIRS))().numbers
+    numbers = Evaluator(able, records(PAIRS), BUDGET)().numbers
     assert list(numbers) == ["sound_error_rate", "word_error_rate", "loss"]
     assert numbers["sound_error_rate"] == pytest.approx(1 / 10)
     assert numbers["word_error_rate"] == pytest.approx(1 / 4)
@@ -49,19 +49,19 @@ def test_the_loss_is_the_mean_over_all_examples(able, records):
     right = np.log1p(5 * np.exp(-9.0))
     letters, wrong = 4 + 2 + 2 + 1 + 3 + 2, 2 + 1 + 1
     expected = (letters * right + wrong * 9) / len(PAIRS)
-    numbers = Evaluator(able, records(PAIRS))().numbers
+    numbers = Evaluator(able, records(PAIRS), BUDGET)().numbers
     assert numbers["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_cannot_be_learnt_from_is_answered_but_has_no_loss(able, records):
     infeasible = [*PAIRS, ("d", "DD")]
-    with_it, without = (Evaluator(able, records(pairs))() for pairs in (infeasible, PAIRS))
+    with_it, without = (Evaluator(able, records(pairs), BUDGET)() for pairs in (infeasible, PAIRS))
     assert with_it.answers[:2] == ["C", "D"]
     assert with_it.numbers["loss"] == pytest.approx(without.numbers["loss"])
 
 
 def test_the_weights_are_those_of_now(able, records):
-    evaluator = Evaluator(able, records(PAIRS))
+    evaluator = Evaluator(able, records(PAIRS), BUDGET)
     assert evaluator().answers == ["C", "BA", "EDC", "ABCD"]
     able.model.variables[1].assign(np.zeros([6, 6]))
     after = evaluator()
@@ -69,26 +69,24 @@ def test_the_weights_are_those_of_now(able, records):
     assert after.numbers["loss"] == pytest.approx(14 / len(PAIRS) * np.log(6))
 
 
-def test_the_order_and_the_number_of_records_at_once_change_nothing(
-    able, records, words, monkeypatch
-):
+def test_the_order_and_the_number_of_records_at_once_change_nothing(able, records, words):
     pairs = [(word, word[::-1].upper()) for word in words(61)]
-    whole = Evaluator(able, records(pairs))()
-    monkeypatch.setattr(evaluation, "_EXAMPLES_AT_ONCE", 7)
-    by_seven = Evaluator(able, records(pairs[::-1], together=5))()
+    whole = Evaluator(able, records(pairs), BUDGET)()
+    by_seven = Evaluator(able, records(pairs[::-1], together=5), 7)()
     assert by_seven.answers == whole.answers
     assert by_seven.numbers == pytest.approx(whole.numbers, rel=1e-6)
 
 
 def test_nothing_learnable_has_a_loss_of_zero(able, records):
-    assert Evaluator(able, records([("a", "AA")]))().numbers["loss"] == 0.0
+    assert Evaluator(able, records([("a", "AA")]), BUDGET)().numbers["loss"] == 0.0
 
 
-def test_answers_come_in_the_order_of_the_inputs(able, words):
+@pytest.mark.parametrize("budget", [1, 7, 10_000])
+def test_answers_come_in_the_order_of_the_inputs(able, records, words, budget):
     inputs = words(300)
-    answer = able.signatures()["serving_default"]
-    assert answer_all(answer, able, inputs) == [word.upper() for word in inputs]
-    assert answer_all(answer, able, []) == []
+    evaluator = Evaluator(able, records(PAIRS), budget)
+    assert evaluator.answers(inputs) == [word.upper() for word in inputs]
+    assert evaluator.answers([]) == []
 
 
 def test_text_beyond_ascii_comes_back_as_it_was(able, records):
@@ -102,6 +100,6 @@ def test_text_beyond_ascii_comes_back_as_it_was(able, records):
         def losses(self, batch, dropout_seed=None):
             return tf.zeros(tf.shape(batch["text"])[:1])
 
-    found = Evaluator(Echo(), records([("straße", "straße"), ("日本", "日本")]))()
+    found = Evaluator(Echo(), records([("straße", "straße"), ("日本", "日本")]), BUDGET)()
     assert found.answers == ["日本", "straße"]
     assert found.numbers["word_error_rate"] == 0.0

@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -56,11 +57,11 @@ def test_starting_again_writes_nothing(started, file):
 
 def test_another_configuration_is_refused_and_what_differs_is_named(started, file):
     before, job = contents(started), file.job()
-    other = with_steps(replace(job, data=replace(job.data, train="mine.tsv")), 123)
+    other = with_steps(replace(job, data=replace(job.data, train=Path("/mine.tsv"))), 123)
     with pytest.raises(UsageError) as caught:
         started.start(file, other)
     message = str(caught.value)
-    assert 'data.train: null there, "mine.tsv" asked for' in message
+    assert 'data.train: null there, "/mine.tsv" asked for' in message
     assert f"train.steps: {job.train.steps} there, 123 asked for" in message
     assert len(re.findall(" asked for$", message, re.MULTILINE)) == 2
     assert str(started.path) in message

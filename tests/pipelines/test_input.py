@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.input import Measured, bucket_widths, training_batches
+from pipelines.input import bucket_widths, measure, training_batches
 
 NAMES = ["text", "sound"]
 TOKENS = 24
@@ -92,7 +92,7 @@ def test_widths_are_at_least_one():
 def test_what_cannot_be_learnt_from_is_counted_and_left_out(speller, records, batches_of, pairs):
     bad = [("", ""), ("a", "AB"), ("", "A"), ("bc", "BCD")]
     mixed = [*bad[:2], *pairs, *bad[2:]]
-    measured = Measured(records(mixed), speller())
+    measured = measure(records(mixed), speller())
     assert measured.infeasible == len(bad)
     assert measured.names == NAMES
     assert measured.lengths.tolist() == [[len(text), len(sound)] for text, sound in pairs]
@@ -101,7 +101,7 @@ def test_what_cannot_be_learnt_from_is_counted_and_left_out(speller, records, ba
 
 
 def test_nothing_to_learn_from_is_no_error_here(speller, records):
-    measured = Measured(records([("", "A"), ("a", "AA"), ("", "")]), speller())
+    measured = measure(records([("", "A"), ("a", "AA"), ("", "")]), speller())
     assert (measured.infeasible, len(measured.lengths)) == (3, 0)
 
 

@@ -68,7 +68,7 @@ class Training:
 
     @cached_property
     def _evaluator(self):
-        return Evaluator(self.task, self._dataset)
+        return Evaluator(self.task, self._dataset, batch_tokens=40)
 
     def evaluate(self):
         return self._evaluator().numbers
