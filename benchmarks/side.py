@@ -6,7 +6,6 @@ go by files.
 """
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -155,7 +154,6 @@ class _Server:
         self._load(kind, tiny)()
         self._compute = self._load(kind, path)
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
         # What was held at most is from now on what is held now.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before = _status("VmRSS")

@@ -5,7 +5,8 @@
 Peers come from PyPI into environments of their own in the user's cache folder, some gigabytes in
 all, at the first run. All sides get the same inputs, threads, memory allocator and huge pages;
 first their results are compared, then they are timed in turns. Memory is what computing for the
-first time holds at most beyond its inputs, results included, and so is what XLA needs to compile.
+first time holds at most beyond its inputs, results included; with TensorFlow's XLA that comes
+with some 20 MB for compiling.
 
 Not here, though the literature names them: warp-transducer, k2 and warp-rnnt have no package that
 installs without a compiler set up for them or a GPU; optimized_transducer overwrites its inputs.
