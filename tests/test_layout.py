@@ -1,9 +1,12 @@
 """What imports what: read from the sources, without running them."""
 
 import ast
+import configparser
 import graphlib
+import re
 import subprocess
 import sys
+from importlib import metadata
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -92,3 +95,24 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def _packages(tree):
+    """Yields the packages, of whomever, that import statements name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_every_package_that_is_imported_is_declared():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    required = re.findall(r"^[\w-]+", setup["options"]["install_requires"], re.MULTILINE)
+    declared = {name.replace("_", "-") for name in required}
+    providers = metadata.packages_distributions()
+    imported = {name for tree in TREES.values() for name in _packages(tree)}
+    for name in imported - sys.stdlib_module_names - set(OURS):
+        found = {each.lower().replace("_", "-") for each in providers.get(name, [name])}
+        assert found & declared, f"{name} is imported, of {found}, none of which setup.cfg declares"

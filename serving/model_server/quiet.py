@@ -11,6 +11,7 @@ def import_tensorflow() -> None:
     Some remarks come before TensorFlow reads that variable, so what is written to stderr while
     it is imported is held back, and shown only where the import fails.
     """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a trainer and a server may share
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
