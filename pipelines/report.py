@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import matplotlib.figure
-import matplotlib.ticker
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from pipelines import jobfile
 from pipelines.display import label, show
@@ -109,11 +110,13 @@ def _plot(folder: RunFolder) -> None:
     names = {name for line in lines for name in line}
     rates = sorted(name for name in names if name.endswith("_rate") and "learning" not in name)
     (folder.path / "plots").mkdir(exist_ok=True)
-    _curves(lines, ["loss", "validation_loss"], "loss (nats per example)", folder, "loss")
-    _curves(lines, rates, "share of errors", folder, "error_rates")
+    plain, percent = StrMethodFormatter("{x:g}"), PercentFormatter(xmax=1)
+    losses = ["loss", "validation_loss"]
+    _curves(lines, losses, "loss (nats per example)", plain, folder.path / "plots" / "loss.png")
+    _curves(lines, rates, "errors", percent, folder.path / "plots" / "error_rates.png")
 
 
-def _curves(lines: list[dict], names: list[str], unit: str, folder: RunFolder, file: str) -> None:
+def _curves(lines: list[dict], names: list[str], unit: str, formatter, path: Path) -> None:
     figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for name in names:
@@ -121,7 +124,9 @@ def _curves(lines: list[dict], names: list[str], unit: str, folder: RunFolder, f
         if points:
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
     axes.set(xlabel="step", ylabel=unit, yscale="log")
-    axes.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
-    axes.grid(alpha=0.3, which="both")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(formatter)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(folder.path / "plots" / f"{file}.png", dpi=120)
+    figure.savefig(path, dpi=120)

@@ -2,8 +2,8 @@
 
 Command: transduce run g2p_transducer
 Data: CMU Pronouncing Dictionary, 126,000 words, stress stripped
-Time: ?
-Result: ?
+Time: 72 minutes of training on 2 cores
+Result: PER 5.18 %, WER 22.47 % on the test split, greedy
 """
 
 from dataclasses import replace
