@@ -55,8 +55,8 @@ def _serve(options: flags.Options) -> int:
     quiet.import_tensorflow()
     from serving.model_server import server
 
-    server.log_to_stderr()
-    return server.run(options)
+    with server.log_to_stderr():
+        return server.run(options)
 
 
 def _tell_oddities(command: flags.CommandLine) -> None:

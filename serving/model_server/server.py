@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
@@ -146,10 +147,15 @@ def _on_signals(stop) -> None:
             signal.signal(number, lambda *_: stop())
 
 
-def log_to_stderr() -> None:
-    """Writes this package's log, and only this package's, as plain lines."""
+@contextmanager
+def log_to_stderr():
+    """Writes this package's log, and only this package's, as plain lines, inside this context."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger(__package__)
-    package.handlers[:] = [handler]
+    package.addHandler(handler)
     package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
