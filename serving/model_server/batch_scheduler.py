@@ -4,6 +4,7 @@ import collections
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from concurrent import futures
 from concurrent.futures import Future
 
 from serving.model_server.errors import Code, ServingError
@@ -166,7 +167,7 @@ class Scheduler:
         left = None if task.deadline is None else max(task.deadline - time.monotonic(), 0)
         try:
             return task.answer.result(left)
-        except TimeoutError:
+        except futures.TimeoutError:  # not the built-in one before Python 3.11
             pass
         with self._changed:
             waiting = queue.remove(task)
