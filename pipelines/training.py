@@ -24,6 +24,10 @@ class NotFinite(ArithmeticError):
     """A loss or gradient was infinite or not a number."""
 
 
+# What TensorFlow raises for a checkpoint that is torn or gone.
+_UNREADABLE = (tf.errors.OpError, IndexError)
+
+
 class DamagedCheckpoint(OSError):
     """No checkpoint of a run can be read."""
 
@@ -251,8 +255,8 @@ def _restore_latest(manager: tf.train.CheckpointManager) -> list[str]:
         try:
             manager.checkpoint.restore(path).assert_consumed()
             return passed_over
-        except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as e:
-            passed_over.append(f"{path} cannot be read: {e.message}")
+        except _UNREADABLE as error:
+            passed_over.append(f"{path} cannot be read: {error}")
     if passed_over:
         raise DamagedCheckpoint(
             f"One of the checkpoints in {manager.directory} must be whole. Received: "

@@ -126,3 +126,10 @@ def test_a_folder_without_a_run_is_bad_usage(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(UsageError, match=r"must hold a config\.json"):
             RunFolder(path).job()
+
+
+def test_only_one_run_at_a_time_is_in_a_folder(started):
+    with started.in_use(), pytest.raises(UsageError, match="Only one process"), started.in_use():
+        raise AssertionError("the second one was let in")
+    with started.in_use() as folder:
+        assert folder is started

@@ -217,6 +217,16 @@ def test_evaluate_measures_as_the_run_did(call, evaluation):
     assert told.out.splitlines()[0] == rate
 
 
+def test_what_became_of_the_users_file_makes_no_difference(call, evaluation, place):
+    (place / "toy.tsv").rename(place / "gone.tsv")
+    try:
+        told = call("evaluate", "run")
+    finally:
+        (place / "gone.tsv").rename(place / "toy.tsv")
+    assert told.code == 0
+    assert f"test PER {evaluation['numbers']['phoneme_error_rate']:.2%}" in told.out
+
+
 def test_evaluate_takes_another_split(call):
     told = call("evaluate", "run", "--split", "validation")
     assert told.code == 0
@@ -343,6 +353,10 @@ BAD = {
     "empty": (b"", "The train file bad.tsv is empty."),
     "one column": (b"ab\tA B\nabc\n", "bad.tsv:2: 1 column, not 2 with a tab between them"),
     "not UTF-8": (b"ab\tA B\nc\tC\nd\xff\tD\n", "bad.tsv:3: not UTF-8: byte 0xff at position 2"),
+    "too long to be answered": (
+        b"".join(b"%s\tA\n" % (b"ab" * n) for n in range(1, 300)),
+        "longer than --task.max_length, which is 256",
+    ),
     "too short": (b"ab\tA B\n", "bad.tsv is too short to be split"),
 }
 

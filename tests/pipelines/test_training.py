@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from pipelines.input import training_batches
 from pipelines.job import Train
 from pipelines.log import MetricsLog, read_metrics
 from pipelines.schedules import LearningRate
-from pipelines.training import NotFinite, Trainer, restore_best
+from pipelines.training import DamagedCheckpoint, NotFinite, Trainer, restore_best
 
 STEPS = 23
 CONFIG = Train(
@@ -279,6 +280,44 @@ def test_the_last_checkpoints_are_kept_and_the_best(uninterrupted):
     kept = {path.stem for path in (folder / "checkpoints").glob("*.index")}
     assert kept == {"ckpt-20", f"ckpt-{STEPS}"}
     assert [path.stem for path in (folder / "best").glob("*.index")] == [f"ckpt-{best_step}"]
+
+
+# What a file may look like after a machine went down while it was written.
+TEARS = {
+    "cut short": lambda data: data[:-100],
+    "cut early": lambda data: data[: len(data) // 3],
+    "emptied": lambda data: b"",
+    "zeros": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+}
+
+
+def tear(folder, name, kind, part="data"):
+    (path,) = (folder / "checkpoints").glob(f"{name}.{part}*")
+    path.write_bytes(TEARS[kind](path.read_bytes()))
+
+
+@pytest.mark.parametrize("part", ["data", "index"])
+@pytest.mark.parametrize("kind", TEARS)
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
+    speller, dataset, uninterrupted, tmp_path, kind, part
+):
+    shutil.copytree(uninterrupted.folder, tmp_path / "run")
+    tear(tmp_path / "run", f"ckpt-{STEPS}", kind, part)
+    training = Training(speller, dataset, CONFIG, tmp_path / "run")
+    assert training.trainer.step == 20
+    (told,) = training.trainer.passed_over
+    assert f"ckpt-{STEPS} cannot be read" in told
+    assert same(training.run().weights, uninterrupted.weights)
+
+
+def test_torn_checkpoints_only_are_an_error_that_names_them(
+    speller, dataset, uninterrupted, tmp_path
+):
+    shutil.copytree(uninterrupted.folder, tmp_path / "run")
+    for name in ("ckpt-20", f"ckpt-{STEPS}"):
+        tear(tmp_path / "run", name, "cut short")
+    with pytest.raises(DamagedCheckpoint, match="ckpt-20 cannot be read"):
+        Training(speller, dataset, CONFIG, tmp_path / "run")
 
 
 # When to stop.
