@@ -15,19 +15,20 @@ from typing import Annotated, Literal
 
 import pydantic
 import tyro
+from pydantic import NonNegativeInt
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipelines import jobfile
 from pipelines.display import Display
-from pipelines.errors import Interrupted, UsageError
+from pipelines.errors import Interrupted, Terminated, UsageError
 from pipelines.folder import RunFolder
-from pipelines.job import MODEL_NAME, Job
+from pipelines.job import MODEL_NAME, STRATEGIES, Job
 from pipelines.summary import print_numbers, summarise
 from serving.model_server.quiet import import_tensorflow
 
-FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 _HIGHEST_PORT = 65535
 _LINES_AT_ONCE = 64
 _ABOUT = """Sequence models in TensorFlow, from raw data to a served model.
@@ -36,7 +37,8 @@ $ transduce jobs              the jobs there are
 $ transduce run JOB           train, evaluate, export, serve and verify a job
 $ transduce run JOB --help    what can be set about it
 
-Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted (run again to go on)."""
+Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted, 143 terminated by SIGTERM; after the
+last two the same command goes on where it was."""
 
 Positional = tyro.conf.Positional
 
@@ -81,7 +83,8 @@ def _guarded(command: Callable[[], int | None]) -> int:
     except pydantic.ValidationError as error:
         return _say(_in_words(error), USAGE)
     except Interrupted as error:
-        return _say(f"{error}; the same command goes on from there", INTERRUPTED)
+        code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        return _say(f"{error}; the same command goes on from there", code)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -140,7 +143,7 @@ def _run(arguments: list[str]) -> None:
     path = asked.folder or Path("runs") / (file.name + "-quick" * asked.quick)
     with RunFolder(path).in_use() as folder:
         folder.start(file, job)
-        run = _open(path)
+        run = _open(path, asked.strategy, asked.profile)
         try:
             run.run()
         except KeyboardInterrupt:
@@ -152,9 +155,13 @@ def _run_arguments(job: Job) -> type:
     """Returns a dataclass of a job's parts and of the options that are no part of it."""
     folder = tyro.conf.arg(help="Where the run is recorded; None: runs/JOB.")
     quick = tyro.conf.arg(help="Take the job's quick setting: smaller, sooner, worse.")
+    strategy = tyro.conf.arg(help="Where replicas of the model run; auto: every GPU, else the CPU.")
+    profile = tyro.conf.arg(help="Steps to write a profile of, for TensorBoard.")
     options = [
         ("folder", Annotated[Path | None, folder], dataclasses.field(default=None)),
         ("quick", Annotated[bool, quick], dataclasses.field(default=False)),
+        ("strategy", Annotated[STRATEGIES, strategy], dataclasses.field(default="auto")),
+        ("profile", Annotated[NonNegativeInt, profile], dataclasses.field(default=0)),
     ]
     parts = [
         (
@@ -167,14 +174,14 @@ def _run_arguments(job: Job) -> type:
     return dataclasses.make_dataclass("Run", options + parts, frozen=True)
 
 
-def _open(path: Path):
+def _open(path: Path, strategy: STRATEGIES = "auto", profile: int = 0):
     """Returns the run recorded in a folder."""
     folder = RunFolder(path)
     folder.job()  # bad usage is told before the seconds that TensorFlow takes
     import_tensorflow()
     from pipelines.run import Run
 
-    return Run(folder, Display())
+    return Run(folder, Display(), strategy, profile)
 
 
 def _open_trained(path: Path):

@@ -50,7 +50,8 @@ class Display:
         """Shows the numbers of the last steps."""
         text = (
             f"loss {numbers['loss']:.3f}, {numbers['examples_per_second']:.0f} examples/s, "
-            f"{numbers['padding_share']:.0%} padding"
+            f"{numbers['tokens_per_second']:.0f} tokens/s, {numbers['padding_share']:.0%} padding, "
+            f"{numbers['waiting_share']:.0%} waiting, {numbers['memory_gigabytes']:.1f} GB"
         )
         if self._progress is None:
             self.note(f"step {step} of {self._steps}: {text}, {self._time_left(step)} left")

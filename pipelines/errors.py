@@ -7,3 +7,7 @@ class UsageError(ValueError):
 
 class Interrupted(Exception):
     """Training was asked to stop, and saved what it had."""
+
+
+class Terminated(Interrupted):
+    """The same, by SIGTERM: a machine that is taken away, say."""

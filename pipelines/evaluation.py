@@ -49,7 +49,7 @@ class Evaluator:
             self._references.setdefault(text, []).append(reference)
         self._batches = _batches(pairs, task, batch_tokens)
         self._answer = task.signatures()["serving_default"]
-        self._losses = tf.function(task.losses, reduce_retracing=True)
+        self._sums = tf.function(self._sums_of, reduce_retracing=True)
 
     def __call__(self) -> Evaluation:
         """Returns the answers and error rates of the task as it is now."""
@@ -69,8 +69,15 @@ class Evaluator:
         return answers
 
     def _mean_loss(self) -> float:
-        losses = [loss for batch in self._batches for loss in self._losses(batch).numpy().tolist()]
-        return math.fsum(losses) / max(1, len(losses))
+        sums = [[each.numpy().tolist() for each in self._sums(batch)] for batch in self._batches]
+        losses, weights = (math.fsum(each) for each in zip(*sums, strict=True))
+        return losses / max(1.0, weights)
+
+    def _sums_of(self, batch) -> tuple[tf.Tensor, tf.Tensor]:
+        return tuple(
+            tf.reduce_sum(tf.cast(each, tf.float64))
+            for each in (self._task.losses(batch), self._task.weights(batch))
+        )
 
 
 def _grouped(items: Sequence, lengths: Sequence[int], budget: int) -> Iterator[Sequence]:

@@ -13,9 +13,13 @@ from keras_models.configs import STRICT
 
 # What a model may be called: a folder that a server takes for a model, a part of a URL.
 MODEL_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+# Where replicas of a model may run: an option of a run, and no part of a job.
+STRATEGIES = Literal["auto", "one_device", "mirrored", "multi_worker", "parameter_server", "tpu"]
 # A path that means the same wherever a later command is called.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,22 +62,48 @@ class Train:
 
     steps: PositiveInt = 10_000
     """Optimizer steps."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Adam with decoupled weight decay, Adam, or stochastic gradient descent."""
     learning_rate: PositiveFloat = 2e-3
     """Highest learning rate."""
-    schedule: Literal["constant", "cosine", "inverse_sqrt"] = "cosine"
+    schedule: Literal["constant", "cosine", "inverse_sqrt", "plateau"] = "cosine"
     """What follows the warm-up."""
     warmup_steps: NonNegativeInt = 200
     """Steps in which the learning rate rises from 0."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Decoupled weight decay (AdamW)."""
-    clip_norm: PositiveFloat = 1.0
-    """Largest global norm of a gradient."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
-    """Of initial weights, shuffling and dropout."""
-    strategy: Literal["auto", "one_device"] = "auto"
-    """Where replicas of the model run."""
+    plateau_patience: PositiveInt = 2
+    """With the schedule `plateau`: evaluations without a better one before the rate is reduced."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """With the schedule `plateau`: what the rate is multiplied by."""
+    beta_1: Share = 0.9
+    """Decay of Adam's first moment; of SGD's momentum."""
+    beta_2: Share = 0.999
+    """Decay of Adam's second moment."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay (AdamW) of kernels and embeddings; biases are left alone."""
+    l2: NonNegativeFloat = 0.0
+    """Times the sum of squares of kernels and embeddings, added to the mean loss."""
+    clip: Literal["global_norm", "norm", "value", "none"] = "global_norm"
+    """What `clip_limit` bounds: the norm of all gradients, of each variable's, or each element."""
+    clip_limit: PositiveFloat = 1.0
+    """Largest norm or absolute value of a gradient."""
+    gradient_noise: NonNegativeFloat = 0.0
+    """Variance of the noise added to gradients at the first step; it falls as step^-0.55."""
+    accumulate: PositiveInt = 1
+    """Batches whose gradients make one optimizer step."""
+    ema: Share = 0.0
+    """Decay of the moving average of the weights, which then is evaluated and kept; 0: none."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What layers compute in; variables are float32, and float16 scales its losses."""
     jit_compile: bool = True
     """Compile the training step with XLA."""
+    static_shapes: bool = False
+    """Trace the step once for each bucket's shape, as a TPU needs it."""
+    steps_per_call: PositiveInt = 1
+    """Steps run between two looks from Python."""
+    nonfinite_limit: NonNegativeInt = 0
+    """Steps that may be skipped, their gradient being infinite or no number, before a run stops."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    """Of initial weights, shuffling and dropout."""
     log_every: PositiveInt = 50
     """Steps between lines of metrics.jsonl."""
     evaluate_every: PositiveInt = 1000
@@ -81,9 +111,23 @@ class Train:
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints; an interrupted run goes on from the last."""
     keep_checkpoints: PositiveInt = 2
-    """Checkpoints kept, the best one apart."""
+    """Checkpoints kept, those to select from apart."""
+    metric: str = ""
+    """What selects weights and stops a run, by its name in an evaluation; empty: the first."""
     patience: PositiveInt = 10
-    """Evaluations without a better error rate before training stops."""
+    """Evaluations without a better one before training stops."""
+    select: Literal["best", "last"] = "best"
+    """Which evaluations' weights are kept."""
+    average: PositiveInt = 1
+    """How many of them the final weights are the mean of."""
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(
+                "`weight_decay` goes with the optimizer 'adamw'; `l2` is for every optimizer"
+            )
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,4 +1,4 @@
-"""What a run measured, step by step: metrics.jsonl and TensorBoard events."""
+"""What a run measured, step by step: metrics.jsonl, speed.jsonl and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import tensorflow as tf
 
 
 class MetricsLog:
-    """Numbers by step, in a file of JSON lines and in TensorBoard's format.
+    """Numbers by step, in files of JSON lines and in TensorBoard's format.
+
+    Those of metrics.jsonl are to the last bit the same however often a run was interrupted.
 
     Args:
         folder: The run's folder.
@@ -19,13 +21,22 @@ class MetricsLog:
 
     def __init__(self, folder: Path, step: int):
         self._path = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(folder) if line["step"] <= step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._speed = folder / "speed.jsonl"
+        for path in (self._path, self._speed):
+            kept = [line for line in _lines(path) if line["step"] <= step]
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._events = tf.summary.create_file_writer(str(folder / "events"))
 
     def write(self, step: int, **values: float) -> None:
-        """Adds one line, on the disk when this returns."""
-        with self._path.open("a") as file:
+        """Adds one line, on the disk when this returns, of what a resume does not change."""
+        self._add(self._path, step, values)
+
+    def write_speed(self, step: int, **values: float) -> None:
+        """Adds one line of numbers that are others in every run."""
+        self._add(self._speed, step, values)
+
+    def _add(self, path: Path, step: int, values: dict[str, float]) -> None:
+        with path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         with self._events.as_default(step=step):
             for name, value in values.items():
@@ -35,7 +46,10 @@ class MetricsLog:
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Returns the lines of a run's metrics.jsonl; a torn last line is left out."""
-    path = folder / "metrics.jsonl"
+    return _lines(folder / "metrics.jsonl")
+
+
+def _lines(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     lines = []

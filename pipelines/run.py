@@ -12,12 +12,16 @@ import keras
 
 from keras_models.tasks.task import Task
 from pipelines import datasets, strategies, verification
+from pipelines.checkpoints import weights_of
 from pipelines.display import Display
+from pipelines.errors import UsageError
 from pipelines.evaluation import Evaluation, Evaluator
 from pipelines.folder import RunFolder
 from pipelines.input import bucket_widths, measure, refused, training_batches
+from pipelines.job import STRATEGIES
 from pipelines.report import write_report
-from pipelines.training import Trainer, restore_best
+from pipelines.selection import restore_best
+from pipelines.training import Trainer
 from serving.export import export
 
 
@@ -29,10 +33,15 @@ class Run:
     Args:
         folder: Where the run is recorded; `folder.start` was called.
         display: Shows the progress.
+        strategy: Where replicas of the model run; no part of the job, and another one may go on.
+        profile: Number of training steps to write a profile of.
     """
 
-    def __init__(self, folder: RunFolder, display: Display):
+    def __init__(
+        self, folder: RunFolder, display: Display, strategy: STRATEGIES = "auto", profile: int = 0
+    ):
         self.folder, self._display = folder, display
+        self._strategy_name, self._profile = strategy, profile
         self.name, self.job = folder.job()
 
     def run(self) -> None:
@@ -91,8 +100,12 @@ class Run:
             data.shuffle_buffer,
             config.seed,
         )
-        trainer = Trainer(self._task, config, batches, self._strategy, self.folder.path)
-        self._display.note(f"train: on {strategies.describe(self._strategy)}")
+        self._require_metric()
+        self._require_rows(prepared["widths"])
+        trainer = Trainer(
+            self._task, config, batches, self._strategy, self.folder.path, self._profile
+        )
+        self._display.note(f"train: on {self._described()}")
         for what in trainer.passed_over:
             self._display.note(f"train: checkpoint {what}")
         if trainer.step:
@@ -106,6 +119,31 @@ class Run:
             "devices": strategies.describe(self._strategy),
         }
 
+    def _require_metric(self) -> None:
+        metric, known = self.job.train.metric, [*self._task.metrics, "loss"]
+        if metric and metric not in known:
+            raise UsageError(f"`train.metric` must be one of {known}. Received: {metric!r}")
+
+    def _require_rows(self, widths: list[list[int]]) -> None:
+        """Checks that every replica has a row of every batch."""
+        replicas, tokens = self._strategy.num_replicas_in_sync, self.job.data.batch_tokens
+        least = max(1, tokens // widths[-1][0])
+        if least < replicas:
+            raise UsageError(
+                "A batch must have an example at least for each replica. Received: "
+                f"{replicas} replicas, and {least} examples in a batch of {widths[-1][0]} symbols "
+                f"each; --data.batch_tokens {replicas * widths[-1][0]} would do."
+            )
+
+    def _described(self) -> str:
+        config = self.job.train
+        xla = config.jit_compile and strategies.compiles_replicas(self._strategy)
+        return (
+            f"{strategies.describe(self._strategy)}, "
+            f"global batch {self.job.data.batch_tokens * config.accumulate} tokens, "
+            f"{config.precision}{', XLA' if xla else ''}"
+        )
+
     def evaluate(self) -> dict:
         """Answers the test split with the best weights, and keeps the answers."""
         evaluation = self.evaluation("test")
@@ -115,8 +153,11 @@ class Run:
 
     def evaluation(self, split: str) -> Evaluation:
         """Returns the answers of the best weights to a split."""
-        restore_best(self._task, self.folder.path)
+        self._restore_best()
         return self._evaluator(split)()
+
+    def _restore_best(self) -> None:
+        restore_best(weights_of(self._task), self.folder.path)
 
     def _evaluator(self, split: str) -> Evaluator:
         return Evaluator(self._task, self._source.splits[split], self.job.data.batch_tokens)
@@ -127,12 +168,12 @@ class Run:
 
     def export_to(self, root: Path, name: str = "", version: int | None = None) -> Path:
         """Returns where the SavedModel was put: `root/name/version`."""
-        restore_best(self._task, self.folder.path)
+        self._restore_best()
         return export(self._task, root, name or self.model_name, version)
 
     def verify(self) -> dict:
         """Serves the exported model and compares its answers with the trained one's."""
-        restore_best(self._task, self.folder.path)
+        self._restore_best()
         evaluation = json.loads((self.folder.path / "evaluation.json").read_text(encoding="utf-8"))
         inputs = _spread(evaluation["inputs"], self.job.export.verify_examples)
         expected = self._evaluator("test").answers(inputs)
@@ -161,10 +202,13 @@ class Run:
 
     @cached_property
     def _strategy(self):
-        return strategies.choose(self.job.train.strategy)
+        return strategies.choose(self._strategy_name)
 
     @cached_property
     def _task(self) -> Task:
+        precision = self.job.train.precision
+        policy = precision if precision == "float32" else f"mixed_{precision}"
+        keras.config.set_dtype_policy(policy)
         keras.utils.set_random_seed(self.job.train.seed)
         with self._strategy.scope():
             return self.job.task.build(self.job.model, self._assets)

@@ -2,18 +2,95 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import tensorflow as tf
+
+from pipelines.errors import UsageError
+from pipelines.job import STRATEGIES
+
+
+def choose(name: STRATEGIES) -> tf.distribute.Strategy:
+    """Returns the strategy called `name`.
+
+    Args:
+        name: `auto` is every GPU of this machine, else its one device; `one_device` the first GPU,
+            else the CPU; `mirrored` every GPU, else every logical CPU.
+
+    Raises:
+        UsageError: If this machine cannot do it.
+    """
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "auto":
+        name = "mirrored" if len(gpus) > 1 else "one_device"
+    if name == "one_device":
+        return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
+    if name == "mirrored":
+        return mirrored(gpus or tf.config.list_logical_devices("CPU"))
+    raise UsageError(f"`strategy` must be one of {get_args(STRATEGIES)}. Received: {name!r}")
+
+
+def mirrored(devices: list) -> tf.distribute.Strategy:
+    """Returns a strategy with a replica on each of these logical devices."""
+    if len(devices) < 2:
+        raise UsageError(
+            "The strategy 'mirrored' must have two devices at least. Received a machine with "
+            f"{len(devices)} {devices[0].device_type}; 'one_device' would work."
+        )
+    # Collective operations between CPU devices of one process gain nothing, and a second strategy
+    # in the process would meet the first one's.
+    on_cpu = devices[0].device_type == "CPU"
+    across = tf.distribute.ReductionToOneDevice() if on_cpu else None
+    return tf.distribute.MirroredStrategy([device.name for device in devices], across)
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
-    """Returns the devices that a strategy runs on, as `CPU (1)`: the kind and how many."""
-    devices = strategy.extended.worker_devices
-    return f"{tf.DeviceSpec.from_string(devices[0]).device_type} ({len(devices)})"
+    """Returns the strategy and its replicas in words, as `one_device, 1 replica on CPU`."""
+    replicas = strategy.num_replicas_in_sync
+    device = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+    return f"{_name(strategy)}, {replicas} {'replica' if replicas == 1 else 'replicas'} on {device}"
 
 
-def choose(name: str) -> tf.distribute.Strategy:
-    """Returns the strategy called `name`: both there are take the first GPU, else the CPU."""
-    device = "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
-    if name in ("auto", "one_device"):
-        return tf.distribute.OneDeviceStrategy(device)
-    raise ValueError(f"`strategy` must be one of 'auto', 'one_device'. Received: {name!r}")
+def compiles_replicas(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether the step of a replica can be compiled by XLA on its own.
+
+    It cannot on several logical CPUs of one process: XLA then looks for all variables on the
+    first. A TPU compiles more than that, by itself.
+    """
+    kinds = [
+        tf.DeviceSpec.from_string(each).device_type for each in strategy.extended.worker_devices
+    ]
+    return kinds.count("CPU") <= 1 and "TPU" not in kinds
+
+
+def from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
+    """Returns the chief's number on every worker."""
+    if not has_several_workers(strategy):
+        return value
+
+    @tf.function
+    def agree(own):
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+        own = tf.where(first, own, tf.zeros_like(own))
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    agreed = strategy.run(agree, args=(tf.constant(value, tf.float64),))
+    return float(strategy.experimental_local_results(agreed)[0])
+
+
+def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether other processes take part in every step."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process is the one that writes files."""
+    return strategy.extended.should_checkpoint
+
+
+def _name(strategy: tf.distribute.Strategy) -> str:
+    kinds = {
+        tf.distribute.OneDeviceStrategy: "one_device",
+        tf.distribute.MirroredStrategy: "mirrored",
+    }
+    return kinds[type(strategy)]

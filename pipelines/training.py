@@ -3,68 +3,39 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
-from keras_models.frontends.padding import LENGTHS
 from keras_models.tasks.task import Task
+from pipelines import strategies
+from pipelines.checkpoints import Checkpoints, weights_of
 from pipelines.display import Display
-from pipelines.errors import Interrupted
+from pipelines.errors import Interrupted, Terminated
 from pipelines.job import Train
 from pipelines.log import MetricsLog
-from pipelines.schedules import LearningRate
+from pipelines.pace import Pace
+from pipelines.profiling import Profiler
+from pipelines.selection import Selection, restore_best
+from pipelines.step import TrainStep
 
 
 class NotFinite(ArithmeticError):
-    """A loss or gradient was infinite or not a number."""
-
-
-# What TensorFlow raises for a checkpoint that is torn or gone.
-_UNREADABLE = (tf.errors.OpError, IndexError)
-
-
-class DamagedCheckpoint(OSError):
-    """No checkpoint of a run can be read."""
-
-
-class EarlyStopping(tf.Module):
-    """The best error rate so far, and how many evaluations it has stood; part of a checkpoint."""
-
-    def __init__(self):
-        super().__init__()
-        self.best = tf.Variable(float("inf"), dtype=tf.float64, trainable=False)
-        self.best_step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.waited = tf.Variable(0, dtype=tf.int64, trainable=False)
-
-    def update(self, step: int, value: float) -> bool:
-        """Takes in an evaluation, and returns whether it is the best so far."""
-        if value < float(self.best):
-            self.best.assign(value)
-            self.best_step.assign(step)
-            self.waited.assign(0)
-            return True
-        self.waited.assign_add(1)
-        return False
+    """More losses or gradients than allowed were infinite or not a number."""
 
 
 class Trainer:
     """Trains a task's model, and saves all that it takes to go on exactly.
 
-    Gradients are of the sum of the losses over the global number of examples; they are reduced
-    over replicas first, then clipped. Dropout is a function of seed and step, so that there is no
-    generator whose state could be lost.
-
     Args:
         task: What to train; its variables must have been made in the strategy's scope.
         config: How.
-        batches: Endless padded features.
+        batches: Endless padded features, the same on every worker.
         strategy: Where.
         folder: The run's folder.
+        profile: Number of steps to write a profile of, for TensorBoard.
 
     Attributes:
         passed_over: Checkpoints that could not be read, each in words; an older one was taken.
@@ -77,208 +48,153 @@ class Trainer:
         batches: tf.data.Dataset,
         strategy: tf.distribute.Strategy,
         folder: Path,
+        profile: int = 0,
     ):
-        self._task, self._config, self._strategy = task, config, strategy
+        self._task, self._config, self._strategy, self._folder = task, config, strategy, folder
         self._batches = iter(batches)
-        with strategy.scope():
-            self._optimizer = keras.optimizers.AdamW(
-                LearningRate(config), weight_decay=config.weight_decay
-            )
-            self._optimizer.build(task.model.trainable_variables)
-        self._stopping = EarlyStopping()
-        checkpoint = tf.train.Checkpoint(
-            weights=_weights(task),
-            optimizer=self._optimizer,
+        self._step = TrainStep(task, config, strategy)
+        self._weights = weights_of(task)
+        self._selection = Selection(config, folder)
+        self._pace = Pace()
+        self._checkpoints = Checkpoints(
+            folder / "checkpoints",
+            config.keep_checkpoints,
+            self._weights,
+            **self._step.state,
             batches=self._batches,
-            stopping=self._stopping,
+            selection=self._selection,
+            totals=self._pace,
         )
-        self._checkpoints = tf.train.CheckpointManager(
-            checkpoint, str(folder / "checkpoints"), config.keep_checkpoints
-        )
-        self._best = _best_checkpoint(task, folder)
-        self._losses_and_gradients = tf.function(
-            self._forward_and_backward, jit_compile=config.jit_compile, reduce_retracing=True
-        )
-        self.passed_over = _restore_latest(self._checkpoints)
-        self._log = MetricsLog(folder, self.step)
+        self.passed_over = self._checkpoints.restore_latest()
+        self._chief = strategies.is_chief(strategy)
+        self._several_workers = strategies.has_several_workers(strategy)
+        self._log = MetricsLog(folder, self.step) if self._chief else None
+        self._profiler = Profiler(folder / "events", profile if self._chief else 0)
 
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return int(self._optimizer.iterations)
+        return int(self._step.step)
 
     @property
     def best_step(self) -> int:
         """The step of the best evaluation."""
-        return int(self._stopping.best_step)
+        return self._selection.best_step
 
     def train(self, evaluate: Callable[[], dict[str, float]], display: Display) -> None:
         """Trains to the last step or until no evaluation improves; the best weights remain.
 
         Args:
-            evaluate: Returns numbers by name on the validation split, the first of which is to
-                become small.
+            evaluate: Returns numbers by name on the validation split, of which `config.metric` or
+                the first selects. It is called where files are written.
             display: Shows the progress.
 
         Raises:
-            Interrupted: On SIGINT or SIGTERM, once a checkpoint is saved.
-            NotFinite: If a loss or gradient is not finite; the last checkpoint stays as it was.
+            Interrupted: On SIGINT, once a checkpoint is saved; `Terminated` on SIGTERM.
+            NotFinite: If more steps than allowed had a loss or gradient that is not finite; the
+                last checkpoint stays as it was.
+            CheckpointNotSaved: On a full disk; earlier checkpoints stay as they were.
         """
-        with _until_signal() as stopped, display.training(self.step, self._config.steps):
-            pace = _Pace()
-            while self.step < self._config.steps and not self._exhausted():
-                loss, batch = self._one_step()
-                pace.add(loss, batch)
+        with (
+            _until_signal() as received,
+            display.training(self.step, self._config.steps),
+            self._profiler,
+        ):
+            while self.step < self._config.steps and not self._selection.exhausted:
+                stopped = self._advance(bool(received))
                 step = self.step
                 if step % self._config.log_every == 0:
-                    numbers = pace.flush(float(self._optimizer.learning_rate))
-                    self._log.write(step, **numbers)
-                    display.step(step, numbers)
+                    self._report(step, display)
                 if step % self._config.evaluate_every == 0 or step == self._config.steps:
                     self._evaluate(step, evaluate, display)
-                    pace = _Pace()
-                if step % self._config.checkpoint_every == 0 or stopped() or self._exhausted():
-                    self._checkpoints.save(step)
-                if stopped():
-                    raise Interrupted(f"stopped at step {step} of {self._config.steps}")
-        self._checkpoints.save(self.step)
-        restore_best(self._task, Path(self._best.directory).parent)
+                if not self._several_workers:  # then there is nobody to agree with
+                    stopped = bool(received)
+                exhausted = self._selection.exhausted
+                if step % self._config.checkpoint_every == 0 or stopped or exhausted:
+                    self._save(step)
+                if stopped:
+                    raise _ending(received)(f"stopped at step {step} of {self._config.steps}")
+        self._save(self.step)
+        restore_best(self._weights, self._folder)
 
-    def _exhausted(self) -> bool:
-        return int(self._stopping.waited) >= self._config.patience
+    def _advance(self, stop: bool) -> bool:
+        """Does the steps up to the next thing to do, and returns whether any worker is to stop."""
+        count = self._profiler.before(self._steps_to_do())
+        with self._pace.waiting():
+            groups = tuple(self._group() for _ in range(count))
+        totals, stopped = self._step(groups, stop)
+        self._profiler.after(count)
+        self._pace.add(totals)
+        if self._pace.skipped > self._config.nonfinite_limit:
+            raise NotFinite(
+                f"At most {self._config.nonfinite_limit} steps may have a loss or gradient that is "
+                f"not finite (--train.nonfinite_limit). Received one more by step {self.step}, of "
+                f"{_described(groups[-1][-1])}. The last checkpoint is as it was. A lower "
+                "--train.learning_rate, or a longer --train.warmup_steps, may help."
+            )
+        return stopped
+
+    def _group(self) -> tuple[dict[str, tf.Tensor], ...]:
+        """Returns the batches that make a step."""
+        return tuple(next(self._batches) for _ in range(self._config.accumulate))
+
+    def _steps_to_do(self) -> int:
+        """Returns how many steps come before anything else is to be done."""
+        config, step = self._config, self.step
+        every = (config.log_every, config.evaluate_every, config.checkpoint_every)
+        return min(config.steps_per_call, config.steps - step, *(n - step % n for n in every))
+
+    def _report(self, step: int, display: Display) -> None:
+        numbers, speed = self._pace.flush()
+        if self._chief:
+            numbers["learning_rate"] = self._step.learning_rate
+            self._log.write(step, **numbers)
+            self._log.write_speed(step, **speed)
+            display.step(step, numbers | speed)
 
     def _evaluate(self, step: int, evaluate, display: Display) -> None:
-        display.note(f"step {step}: evaluating on the validation split")
-        numbers = evaluate()
-        self._log.write(step, **{f"validation_{name}": value for name, value in numbers.items()})
-        best = self._stopping.update(step, next(iter(numbers.values())))
-        if best:
-            self._best.save(step)
-        display.evaluation(step, numbers, best)
+        average = self._step.average
+        value = 0.0
+        with average.applied() if average is not None else nullcontext():
+            if self._chief:
+                display.note(f"step {step}: evaluating on the validation split")
+                numbers = evaluate()
+                value = self._selecting(numbers)
+            value = strategies.from_chief(self._strategy, value)
+            best = self._selection.update(step, value, self._weights, self._chief)
+        if self._chief:
+            validation = {f"validation_{name}": number for name, number in numbers.items()}
+            self._log.write(step, **validation)
+            display.evaluation(step, numbers, best)
+        if self._selection.reduces_rate():
+            scale = self._step.rate_scale
+            scale.assign(scale * self._config.plateau_factor)
+            display.note(f"step {step}: learning rate times {float(scale):g} from here")
+        self._pace.restart()
 
-    def _one_step(self):
-        loss, finite, batch = self._update(self._batches)
-        if not finite:
-            raise NotFinite(
-                f"The loss ({float(loss)}) or its gradient is not finite at step {self.step}, in a "
-                f"batch of {self._describe(batch)}. The last checkpoint is as it was. "
-                "A lower --train.learning_rate, or a longer --train.warmup_steps, may help."
-            )
-        return loss, batch
+    def _selecting(self, numbers: dict[str, float]) -> float:
+        """Returns what is to become small."""
+        name = self._config.metric or next(iter(numbers))
+        return -numbers[name] if name in self._task.higher_is_better else numbers[name]
 
-    @tf.function
-    def _update(self, batches: Iterator):
-        batch = next(batches)
-        loss, finite = self._strategy.run(self._replica_step, args=(batch,))
-        return loss, finite, batch
-
-    def _replica_step(self, batch):
-        context = tf.distribute.get_replica_context()
-        step = tf.cast(self._optimizer.iterations, tf.int32)
-        seed = tf.stack([self._config.seed, step])
-        loss_sum, gradients = self._losses_and_gradients(batch, seed)
-        examples = tf.cast(tf.shape(next(iter(batch.values())))[0], tf.float32)
-        *gradients, loss_sum, examples = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, [*gradients, loss_sum, examples]
-        )
-        # Keras's optimizer sums over the replicas once more.
-        scale = 1.0 / self._strategy.num_replicas_in_sync
-        gradients = [gradient / examples for gradient in gradients]
-        norm = tf.linalg.global_norm(gradients)
-        gradients, _ = tf.clip_by_global_norm(gradients, self._config.clip_norm, norm)
-        variables = self._task.model.trainable_variables
-        self._optimizer.apply([gradient * scale for gradient in gradients], variables)
-        loss = loss_sum / examples
-        return loss, tf.math.is_finite(loss) & tf.math.is_finite(norm)
-
-    def _forward_and_backward(self, batch, seed):
-        variables = [variable.value for variable in self._task.model.trainable_variables]
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(self._task.losses(batch, dropout_seed=seed))
-        unconnected = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(loss, variables, unconnected_gradients=unconnected)
-        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
-
-    def _describe(self, batch) -> str:
-        return f"{len(next(iter(batch.values())))} examples, the first being " + str(
-            {name: value[0].numpy().tolist() for name, value in batch.items()}
-        )
+    def _save(self, step: int) -> None:
+        if self._chief:
+            self._checkpoints.save(step)
 
 
-class _Pace:
-    """Sums over the steps since the last line of the log."""
-
-    def __init__(self):
-        self._started = time.monotonic()
-        self._losses, self._examples, self._real, self._held = [], 0, 0, 0
-
-    def add(self, loss: tf.Tensor, batch) -> None:
-        self._losses.append(float(loss))
-        for name, lengths in batch.items():
-            if name.endswith(LENGTHS):
-                padded = batch[name.removesuffix(LENGTHS)]
-                self._real += int(tf.reduce_sum(lengths))
-                self._held += padded.shape[0] * padded.shape[1]
-        self._examples += len(next(iter(batch.values())))
-
-    def flush(self, learning_rate: float) -> dict[str, float]:
-        """Returns the means since the last call, and starts anew."""
-        seconds = time.monotonic() - self._started
-        numbers = {
-            "loss": sum(self._losses) / len(self._losses),
-            "learning_rate": learning_rate,
-            "examples_per_second": self._examples / seconds,
-            "padding_share": 1 - self._real / self._held,
-        }
-        self.__init__()
-        return numbers
+def _described(batch: dict[str, tf.Tensor]) -> str:
+    first = {name: value[0].numpy().tolist() for name, value in batch.items()}
+    return f"{len(next(iter(batch.values())))} examples, the first being {first}"
 
 
-def _best_checkpoint(task: Task, folder: Path) -> tf.train.CheckpointManager:
-    checkpoint = tf.train.Checkpoint(weights=_weights(task))
-    return tf.train.CheckpointManager(checkpoint, str(folder / "best"), 1)
-
-
-def _weights(task: Task) -> list[tf.Variable]:
-    """Returns the variables one by one: of a task, a checkpoint misses the layers kept in lists."""
-    return [variable.value for variable in task.model.variables]
-
-
-def _restore_latest(manager: tf.train.CheckpointManager) -> list[str]:
-    """Restores the last checkpoint that is whole, all of it; nothing where none was saved.
-
-    Returns:
-        What was wrong with each later one.
-    """
-    passed_over = []
-    for path in reversed(manager.checkpoints):
-        try:
-            manager.checkpoint.restore(path).assert_consumed()
-            return passed_over
-        except _UNREADABLE as error:
-            passed_over.append(f"{path} cannot be read: {error}")
-    if passed_over:
-        raise DamagedCheckpoint(
-            f"One of the checkpoints in {manager.directory} must be whole. Received: "
-            f"{'; '.join(passed_over)}. Delete that folder to start anew."
-        )
-    return []
-
-
-def restore_best(task: Task, folder: Path) -> None:
-    """Gives a task the best weights of the run in `folder`."""
-    manager = _best_checkpoint(task, folder)
-    if manager.latest_checkpoint is None:
-        raise FileNotFoundError(
-            f"{folder} must hold a trained model. Received a folder without {folder / 'best'}; "
-            "run its job to the end of a first evaluation."
-        )
-    _restore_latest(manager)
+def _ending(received: list[int]) -> type[Interrupted]:
+    """Returns how a signal of this worker, or of another one, is told."""
+    return Terminated if received[:1] == [signal.SIGTERM] else Interrupted
 
 
 @contextmanager
 def _until_signal():
-    """Gives a function that tells whether SIGINT or SIGTERM came; the second one interrupts."""
+    """Gives a list that gets the SIGINT or SIGTERM that came; the second one interrupts."""
     received = []
 
     def note(number, frame):
@@ -289,7 +205,7 @@ def _until_signal():
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, note) for number in signals]
     try:
-        yield lambda: bool(received)
+        yield received
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

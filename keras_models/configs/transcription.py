@@ -36,6 +36,8 @@ class Transcription:
     """What an output symbol is called in reports: "phoneme" makes a phoneme error rate."""
     sequence: str = "sequence"
     """What a whole example is called in reports."""
+    loss_per: Literal["example", "token"] = "example"
+    """What the mean loss is of: with "token", long examples count more."""
     max_length: PositiveInt = 256
     """Longest input, in symbols, that the served model answers."""
 

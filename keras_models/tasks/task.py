@@ -21,10 +21,12 @@ class Task(tf.Module, abc.ABC):
     Attributes:
         model: The Keras layer with all the variables.
         frontends: By field, what turns raw records into features, with its assets.
+        higher_is_better: Those numbers of `measure` that are to become large.
     """
 
     model: keras.layers.Layer
     frontends: dict[str, tf.Module]
+    higher_is_better: frozenset[str] = frozenset()
 
     @abc.abstractmethod
     def features(self, records: Tensors) -> dict[str, tf.Tensor | tf.RaggedTensor]:
@@ -47,6 +49,10 @@ class Task(tf.Module, abc.ABC):
             dropout_seed: `[2]` int32, a seed for this step; None leaves dropout out.
         """
 
+    def weights(self, batch: Tensors) -> tf.Tensor:
+        """Returns what each example counts in the mean loss, `[B]`: one, or its tokens, say."""
+        return tf.ones([tf.shape(next(iter(batch.values())))[0]])
+
     @abc.abstractmethod
     def answer(self, inputs: Tensors) -> dict[str, tf.Tensor]:
         """Returns the final answers, `[B]` each, to raw inputs `[B]`: the served signature."""
@@ -61,11 +67,16 @@ class Task(tf.Module, abc.ABC):
     def output_name(self) -> str:
         """The name, in `answer` and in records, of what is predicted."""
 
+    @property
+    @abc.abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """The names of what `measure` returns, the one to select a model by first."""
+
     @abc.abstractmethod
     def measure(
         self, answers: Sequence[str], references: Sequence[Sequence[str]]
     ) -> dict[str, float]:
-        """Returns error rates by name, the one to select a model by first.
+        """Returns the `metrics` by name.
 
         Args:
             answers: The model's answers.

@@ -44,6 +44,12 @@ class Transcriber(Task):
         labels, label_lengths = batch[self._output], batch[self._output + LENGTHS]
         return self.model.losses(inputs, input_lengths, labels, label_lengths, dropout_seed)
 
+    def weights(self, batch):
+        """Returns one an example, or the number of its output tokens where losses are per token."""
+        if self._config.loss_per == "example":
+            return super().weights(batch)
+        return tf.cast(batch[self._output + LENGTHS], tf.float32)
+
     def answer(self, inputs):
         """Returns the output text, and `log_probability` of the best alignment that was found."""
         text = self.frontends[self._input].encode(inputs[self._input])
@@ -60,13 +66,15 @@ class Transcriber(Task):
     def output_name(self):
         return self._output
 
+    @property
+    def metrics(self):
+        return tuple(f"{part}_error_rate" for part in (self._config.token, self._config.sequence))
+
     def measure(self, answers, references):
         """Returns the rate of wrong tokens and that of wrong sequences, by their names."""
         rates = error_rates(*self._spaced(answers, references))
-        return {
-            f"{self._config.token}_error_rate": rates.token_error_rate,
-            f"{self._config.sequence}_error_rate": rates.sequence_error_rate,
-        }
+        values = (rates.token_error_rate, rates.sequence_error_rate)
+        return dict(zip(self.metrics, values, strict=True))
 
     def confusions(self, answers, references):
         return confusions(*self._spaced(answers, references))

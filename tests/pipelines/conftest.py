@@ -75,12 +75,14 @@ class Speller(Task):
     def output_name(self):
         return "sound"
 
+    @property
+    def metrics(self):
+        return ("sound_error_rate", "word_error_rate")
+
     def measure(self, answers, references):
         rates = error_rates(*_spaced(answers, references))
-        return {
-            "sound_error_rate": rates.token_error_rate,
-            "word_error_rate": rates.sequence_error_rate,
-        }
+        values = (rates.token_error_rate, rates.sequence_error_rate)
+        return dict(zip(self.metrics, values, strict=True))
 
     def confusions(self, answers, references):
         return confusions(*_spaced(answers, references))

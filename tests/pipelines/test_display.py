@@ -11,6 +11,9 @@ NUMBERS = {
     "loss": 1.23456,
     "learning_rate": 0.001,
     "examples_per_second": 321.4,
+    "tokens_per_second": 2345.6,
+    "waiting_share": 0.02,
+    "memory_gigabytes": 1.24,
     "padding_share": 0.034,
 }
 
@@ -54,7 +57,9 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines(plain, clock):
     with plain.display.training(0, 400):
         clock(30)
         plain.display.step(100, NUMBERS)
-    assert plain.text == ("step 100 of 400: loss 1.235, 321 examples/s, 3% padding, 0:01:30 left\n")
+    assert plain.text == (
+        "step 100 of 400: loss 1.235, 321 examples/s, 2346 tokens/s, 3% padding, 2% waiting, 1.2 GB, 0:01:30 left\n"
+    )
 
 
 def test_the_time_left_is_that_of_the_steps_done_since_the_start(plain, clock):

@@ -12,14 +12,16 @@ import pytest
 import tensorflow as tf
 
 from pipelines import strategies
+from pipelines.checkpoints import DamagedCheckpoint, OtherModel, weights_of
 from pipelines.display import Display
 from pipelines.errors import Interrupted
 from pipelines.evaluation import Evaluator
 from pipelines.input import training_batches
 from pipelines.job import Train
 from pipelines.log import MetricsLog, read_metrics
-from pipelines.schedules import LearningRate
-from pipelines.training import DamagedCheckpoint, NotFinite, Trainer, restore_best
+from pipelines.schedules import learning_rate
+from pipelines.selection import restore_best
+from pipelines.training import NotFinite, Trainer
 
 STEPS = 23
 CONFIG = Train(
@@ -148,7 +150,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(training):
 
 def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(training):
     rate, clip = 0.03, 0.01
-    made = training(clip_norm=clip, learning_rate=rate, warmup_steps=0, schedule="constant")
+    made = training(clip_limit=clip, learning_rate=rate, warmup_steps=0, schedule="constant")
     batch, before = first_batch(made), made.weights
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(made.task.losses(batch, tf.constant([CONFIG.seed, 0])))
@@ -156,8 +158,8 @@ def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(training):
     gradients = [tf.convert_to_tensor(each).numpy() for each in tape.gradient(loss, variables)]
     norm = math.sqrt(sum((each.astype(np.float64) ** 2).sum() for each in gradients))
     assert norm > 10 * clip
-    made.trainer._one_step()
-    optimizer = made.trainer._optimizer
+    made.trainer._advance(stop=False)
+    optimizer = made.trainer._step.optimizer
     moments = [each.numpy() for each in optimizer.variables if "momentum" in each.path]
     for old, new, gradient, moment in zip(before, made.weights, gradients, moments, strict=True):
         clipped = gradient * clip / norm
@@ -169,14 +171,14 @@ def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(training):
 
 
 def test_a_small_gradient_is_not_clipped(training):
-    made = training(clip_norm=1e6)
+    made = training(clip_limit=1e6)
     batch = first_batch(made)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(made.task.losses(batch, tf.constant([CONFIG.seed, 0])))
     bias = made.task.model.variables[-1]
     gradient = tape.gradient(loss, bias.value).numpy()
-    made.trainer._one_step()
-    moments = [each for each in made.trainer._optimizer.variables if "momentum" in each.path]
+    made.trainer._advance(stop=False)
+    moments = [each for each in made.trainer._step.optimizer.variables if "momentum" in each.path]
     np.testing.assert_allclose(moments[-1].numpy(), 0.1 * gradient, rtol=1e-4, atol=1e-9)
 
 
@@ -374,32 +376,33 @@ def test_a_loss_that_is_not_a_number_stops_with_its_step_and_batch(
     data = records([(word, word.upper()) for word in [*some, "edab"]])
     changed = {"steps": 100, "evaluate_every": 100, "checkpoint_every": 2}
     made = training(task=Failing, data=data, **changed)
-    with pytest.raises(NotFinite, match=r"nan.* at step \d+, in a batch of 6 examples") as caught:
+    with pytest.raises(NotFinite, match=r"one more by step \d+, of 6 examples") as caught:
         made.run()
     assert "'text': [" in str(caught.value)
     step = made.trainer.step
     again = training(task=Failing, data=data, **changed)
     assert again.trainer.step == step - 1 - (step - 1) % 2
     assert all(np.isfinite(weights).all() for weights in again.weights)
-    with pytest.raises(NotFinite, match=f"at step {step}, "):
+    with pytest.raises(NotFinite, match=f"by step {step}, "):
         again.run()
 
 
 def test_the_best_weights_come_back_in_a_new_task(speller, uninterrupted):
     task = speller()
-    restore_best(task, uninterrupted.folder)
+    restore_best(weights_of(task), uninterrupted.folder)
     weights = [variable.numpy() for variable in task.model.variables]
     assert same(weights, uninterrupted.weights)
 
 
 def test_the_weights_of_another_model_are_refused(speller, uninterrupted):
-    with pytest.raises(ValueError, match="shape"):
-        restore_best(speller(units=8), uninterrupted.folder)
+    told = r"000:embedding:embeddings is \[6, 7\] in it and \[6, 8\] here"
+    with pytest.raises(OtherModel, match=told):
+        restore_best(weights_of(speller(units=8)), uninterrupted.folder)
 
 
 def test_a_folder_without_a_model_is_an_error_that_says_so(speller, tmp_path):
     with pytest.raises(FileNotFoundError, match="must hold a trained model"):
-        restore_best(speller(), tmp_path)
+        restore_best(weights_of(speller()), tmp_path)
 
 
 # The learning rate.
@@ -407,7 +410,7 @@ def test_a_folder_without_a_model_is_an_error_that_says_so(speller, tmp_path):
 
 def rate(step, **changed):
     config = replace(CONFIG, **{"steps": 100, "learning_rate": 0.4, "warmup_steps": 20, **changed})
-    return float(LearningRate(config)(step))
+    return float(learning_rate(config, step))
 
 
 SCHEDULES = ["constant", "cosine", "inverse_sqrt"]

@@ -1,0 +1,251 @@
+"""One optimizer step on all replicas: gradients → sum → mean → clip → update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_models.frontends.padding import LENGTHS
+from keras_models.layers.dropout import fold_in
+from keras_models.tasks.task import Task
+from pipelines import optimization, strategies
+from pipelines.job import Train
+from pipelines.schedules import learning_rate
+
+Batch = Mapping[str, tf.Tensor]
+Group = tuple[Batch, ...]
+Groups = tuple[Group, ...]
+_NOISE = 0x6E6F6973  # apart from the seeds of dropout
+
+
+class Totals(NamedTuple):
+    """Sums over steps, each a float64 scalar; steps that were skipped count in `skipped` alone."""
+
+    loss: tf.Tensor
+    weight: tf.Tensor
+    """What the loss is to be divided by: examples, or what a task counts instead."""
+    examples: tf.Tensor
+    real: tf.Tensor
+    """Elements of sequences."""
+    padded: tf.Tensor
+    """The same with padding."""
+    skipped: tf.Tensor
+    """Steps whose loss or gradient was not finite."""
+
+
+class _Reduced(NamedTuple):
+    """What every replica knows after the reduction."""
+
+    gradients: list[tf.Tensor]
+    loss: tf.Tensor
+    weight: tf.Tensor
+    finite: tf.Tensor
+    stop: tf.Tensor
+
+
+class TrainStep:
+    """Optimizer steps, and the state they change beside the model's.
+
+    Every worker sees the whole batch, and each replica takes its share of the rows. Losses and
+    gradients are summed over replicas and accumulated batches, divided by the true global weight,
+    and only then clipped: n replicas do what one does, whatever the sizes. Dropout and noise are
+    functions of seed and step, so that there is no generator whose state could be lost; a replica
+    has its own dropout.
+
+    Args:
+        task: Its variables were made in the strategy's scope.
+        config: How.
+        strategy: Where.
+
+    Attributes:
+        step: `int64` variable, the number of steps done, skipped ones included.
+        rate_scale: Variable that the learning rate is multiplied by.
+        average: The moving average of the weights, or None.
+    """
+
+    def __init__(self, task: Task, config: Train, strategy: tf.distribute.Strategy):
+        self._task, self._config, self._strategy = task, config, strategy
+        self._variables = [variable.value for variable in task.model.trainable_variables]
+        with strategy.scope():
+            self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self.rate_scale = tf.Variable(1.0, trainable=False)
+            self.optimizer = optimization.optimizer(config)
+            self.optimizer.build(task.model.trainable_variables)
+            self.average = self._scale = None
+            if config.ema:
+                self.average = optimization.MovingAverage(self._variables, config.ema)
+            if config.precision == "float16":
+                self._scale = optimization.LossScale()
+        self._functions = {}  # by number of steps
+        self._losses_and_gradients = tf.function(
+            self._forward_and_backward,
+            jit_compile=config.jit_compile and strategies.compiles_replicas(strategy),
+            reduce_retracing=not config.static_shapes,
+        )
+
+    @property
+    def state(self) -> dict[str, tf.Module]:
+        """What a checkpoint holds, beside the weights."""
+        parts = {
+            "step": self.step,
+            "rate_scale": self.rate_scale,
+            "optimizer": self.optimizer,
+            "average": self.average,
+            "loss_scale": self._scale,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return float(self._rate())
+
+    def __call__(self, groups: Groups, stop: bool) -> tuple[Totals, bool]:
+        """Does some steps in one call.
+
+        Args:
+            groups: For each step the batches that make it, of padded features.
+            stop: Whether this worker was asked to stop.
+
+        Returns:
+            `Totals`, and whether any worker was asked to stop.
+        """
+        if len(groups) not in self._functions:
+            self._functions[len(groups)] = self._function(groups)
+        totals, stopped = self._functions[len(groups)](groups, tf.constant(float(stop)))
+        return totals, bool(stopped)
+
+    def _function(self, groups: Groups):
+        """Returns the function for so many steps: of one trace, or of one for each shape."""
+        if self._config.static_shapes:
+            return tf.function(self._several)
+        spec = tf.nest.map_structure(_any_shape, groups)
+        return tf.function(self._several, input_signature=[spec, tf.TensorSpec([])])
+
+    def _several(self, groups: Groups, stop: tf.Tensor) -> tuple[Totals, tf.Tensor]:
+        totals, stops = zip(*(self._one(group, stop) for group in groups), strict=True)
+        return Totals(*map(tf.add_n, zip(*totals, strict=True))), stops[-1]
+
+    def _one(self, group: Group, stop: tf.Tensor) -> tuple[Totals, tf.Tensor]:
+        reduced = self._strategy.run(self._reduced_gradients, args=(group, stop))
+        loss, weight, finite, stop = (
+            self._strategy.experimental_local_results(each)[0] for each in reduced[1:]
+        )
+        # Across replicas: the branches hold updates of the variables of all of them.
+        tf.cond(finite, lambda: self._update(reduced.gradients), lambda: tf.constant(False))
+        if self._scale is not None:
+            self._scale.update(finite)
+        self.step.assign_add(1)
+        return self._totals(group, loss, weight, finite), stop > 0
+
+    def _totals(self, group, loss, weight, finite) -> Totals:
+        examples = sum(_rows(batch) for batch in group)
+        real, padded = _elements(group)
+        done = [tf.cast(each, tf.float64) for each in (loss, weight, examples, real, padded)]
+        done = [tf.where(finite, each, 0.0) for each in done]
+        return Totals(*done, skipped=1.0 - tf.cast(finite, tf.float64))
+
+    def _reduced_gradients(self, group: Group, stop: tf.Tensor) -> _Reduced:
+        context = tf.distribute.get_replica_context()
+        replicas, replica = self._strategy.num_replicas_in_sync, context.replica_id_in_sync_group
+        scale = tf.constant(1.0) if self._scale is None else self._scale.scale.value()
+        sums = []
+        for i, batch in enumerate(group):
+            seed = self._seed(i)
+            if replicas > 1:
+                batch, seed = _share(batch, replica, replicas), fold_in(seed, replica)
+            sums.append(self._losses_and_gradients(batch, seed, scale))
+        summed = [tf.add_n(each) for each in zip(*map(tf.nest.flatten, sums), strict=True)]
+        summed = [*summed, tf.identity(stop)]  # on this replica's device
+        if replicas > 1:
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, summed)
+        loss, weight, *gradients, stop = summed
+        gradients = [gradient / (weight * scale) for gradient in gradients]
+        gradients, finite = self._processed(gradients)
+        finite &= tf.math.is_finite(loss)
+        return _Reduced(gradients, loss, weight, finite, stop)
+
+    def _processed(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Returns the gradients as they are applied, and whether all were finite."""
+        config = self._config
+        if config.l2:
+            pairs = zip(gradients, self._variables, strict=True)
+            gradients = [
+                g + 2 * config.l2 * v if optimization.is_decayed(v) else g for g, v in pairs
+            ]
+        if config.gradient_noise:
+            seed = fold_in(self._seed(0), _NOISE)
+            gradients = optimization.noise(gradients, config.gradient_noise, seed, self.step)
+        gradients, norm = optimization.clipped(gradients, config.clip, config.clip_limit)
+        return gradients, tf.math.is_finite(norm)
+
+    def _forward_and_backward(self, batch: Batch, seed: tf.Tensor, scale: tf.Tensor):
+        with tf.GradientTape() as tape:
+            losses = self._task.losses(batch, dropout_seed=seed)
+            weights = tf.cast(self._task.weights(batch), losses.dtype)
+            loss = tf.reduce_sum(losses)
+            scaled = loss * tf.cast(scale, loss.dtype)
+        gradients = tape.gradient(
+            scaled, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return loss, tf.reduce_sum(weights), [tf.convert_to_tensor(each) for each in gradients]
+
+    def _update(self, gradients: list) -> tf.Tensor:
+        rate = self._rate()
+
+        def update(variable, gradient, rate):
+            if self._config.weight_decay and optimization.is_decayed(variable):
+                variable.assign_sub(variable * self._config.weight_decay * rate)
+            self.optimizer.update_step(gradient, variable, rate)
+
+        for variable, gradient in zip(self._variables, gradients, strict=True):
+            self._strategy.extended.update(variable, update, args=(gradient, rate), group=False)
+        self.optimizer.iterations.assign_add(1)
+        if self.average is not None:
+            self.average.update(self._strategy, self.optimizer.iterations.value)
+        return tf.constant(True)
+
+    def _rate(self) -> tf.Tensor:
+        return learning_rate(self._config, self.step) * self.rate_scale
+
+    def _seed(self, batch: int) -> tf.Tensor:
+        """Returns the seed of one of a step's batches, `[2]` int32."""
+        number = self.step * self._config.accumulate + batch
+        return tf.stack([self._config.seed, tf.cast(number, tf.int32)])
+
+
+def _any_shape(value: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec([None] * value.shape.rank, value.dtype)
+
+
+def _rows(batch: Batch) -> tf.Tensor:
+    return tf.shape(next(iter(batch.values())))[0]
+
+
+def _share(batch: Batch, replica: tf.Tensor, replicas: int) -> dict[str, tf.Tensor]:
+    """Returns the rows of a batch that a replica takes; all have as many, or one more."""
+
+    def of(value):
+        rows = value.shape[0]
+        if rows is not None and rows % replicas == 0:  # a static size, as TPUs want it
+            size = rows // replicas
+            begin = tf.concat([[replica * size], tf.zeros([value.shape.rank - 1], tf.int32)], 0)
+            return tf.slice(value, begin, [size, *value.shape[1:]])
+        rows = tf.shape(value)[0]
+        return value[rows * replica // replicas : rows * (replica + 1) // replicas]
+
+    return {name: of(value) for name, value in batch.items()}
+
+
+def _elements(group: Group) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the number of elements in sequences, without padding and with it."""
+    real, padded = [tf.zeros([], tf.int32)], [tf.zeros([], tf.int32)]
+    for batch in group:
+        for name, lengths in batch.items():
+            if name.endswith(LENGTHS):
+                shape = tf.shape(batch[name.removesuffix(LENGTHS)])
+                real.append(tf.reduce_sum(lengths))
+                padded.append(shape[0] * shape[1])
+    return tf.add_n(real), tf.add_n(padded)
