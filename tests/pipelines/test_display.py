@@ -58,7 +58,8 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines(plain, clock):
         clock(30)
         plain.display.step(100, NUMBERS)
     assert plain.text == (
-        "step 100 of 400: loss 1.235, 321 examples/s, 2346 tokens/s, 3% padding, 2% waiting, 1.2 GB, 0:01:30 left\n"
+        "step 100 of 400: loss 1.235, 321 examples/s, 2346 tokens/s, 3% padding, 2% waiting, "
+        "1.2 GB, 0:01:30 left\n"
     )
 
 
