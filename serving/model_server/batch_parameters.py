@@ -4,6 +4,7 @@ import os
 from typing import NamedTuple
 
 from serving.model_server import protos
+from serving.model_server.batch_padding import Padding
 from serving.model_server.errors import invalid
 from serving.model_server.flags import Options
 
@@ -19,6 +20,7 @@ class Parameters(NamedTuple):
     most_batches: int = 10  # Batches that may wait in one queue.
     allowed_sizes: tuple[int, ...] = ()  # Rising; a batch is filled up to the next of them.
     pad: bool = False  # Whether inputs of other lengths join a batch.
+    paddings: tuple[Padding, ...] = ()  # How inputs are lengthened, where that is declared.
 
     def padded_size(self, size: int) -> int:
         """Returns the number of rows to which `size` rows are filled up."""
@@ -61,9 +63,20 @@ def _parameters(message) -> Parameters:
         most_batches=_number(message, "max_enqueued_batches", default.most_batches),
         allowed_sizes=tuple(message.allowed_batch_sizes),
         pad=message.pad_variable_length_inputs,
+        paddings=tuple(map(_padding, message.padding)),
     )
     _check(parameters, split)
     return parameters
+
+
+def _padding(message) -> Padding:
+    allowed = tuple(message.allowed_lengths)
+    if not message.input:
+        raise invalid("A padding must name its input")
+    if list(allowed) != sorted(set(allowed)):
+        raise invalid(f"Entries of allowed_lengths must rise. Received: {list(allowed)}")
+    outputs = tuple(message.outputs)
+    return Padding(message.input, message.value, message.text, message.lengths, outputs, allowed)
 
 
 def _number(message, name: str, default: int) -> int:

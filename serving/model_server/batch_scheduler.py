@@ -1,162 +1,189 @@
 """Queues of batches, and the threads that take from them."""
 
 import collections
+import heapq
+import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent import futures
-from concurrent.futures import Future
+from contextlib import contextmanager
 
 from serving.model_server.errors import Code, ServingError
+from serving.model_server.tasks import Mailbox, Task
 
 _EXPIRED = "Run() timeout exceeded while waiting in batching queue"
-
-
-class Task:
-    """A request on its way: what it asks, and, in time, its answer.
-
-    Args:
-        request: What is asked.
-        size: How many rows it has.
-        kind: Only tasks of one kind share a batch.
-        deadline: When it is no longer wanted, by `time.monotonic`; None for never.
-    """
-
-    def __init__(self, request, size: int, kind: Hashable, deadline: float | None):
-        self.request = request
-        self.size = size
-        self.kind = kind
-        self.deadline = deadline
-        self.since = time.monotonic()
-        self.answer: Future = Future()
-
-    def fail(self, error: ServingError) -> None:
-        """Answers with an error of its own, since callers may not share a traceback."""
-        self.answer.set_exception(ServingError(error.code, error.message))
+_SHORTEST_HINT = 0.001
+_SMOOTHING = 0.1
+_numbers = itertools.count()
 
 
 class _Batch:
-    def __init__(self, kind: Hashable):
+    def __init__(self, kind: Hashable, urgency: int):
         self.kind = kind
+        self.urgency = urgency
         self.tasks: list[Task] = []
         self.size = 0
         self.since = time.monotonic()
+        self.order = (urgency, next(_numbers))
+
+    def __lt__(self, other: "_Batch") -> bool:
+        return self.order < other.order
 
 
 class Queue:
     """The batches that wait for one graph and one set of its inputs and outputs.
 
+    The most urgent go first, the oldest of them before the others.
+
     Args:
-        largest: Most rows in a batch.
-        most: Most batches that may wait.
-        timeout: Seconds that a batch that is not full waits for more.
         run: Answers the tasks of a batch; raises nothing.
+        largest: Most rows in a batch.
+        most: Most batches of one urgency, and of what is more urgent, that may wait; None for any.
+        timeout: Seconds that a batch that is not full waits for more.
     """
 
-    def __init__(self, largest: int, most: int, timeout: float, run: Callable[[list[Task]], None]):
-        self.run = run
+    def __init__(
+        self,
+        run: Callable[[list[Task]], None],
+        largest: int = 1,
+        most: int | None = None,
+        timeout: float = 0.0,
+    ):
+        self._run = run
         self._largest = largest
         self._most = most
         self._timeout = timeout
-        self._batches: list[_Batch] = []
-        self._open: dict[Hashable, _Batch] = {}
+        self._open: dict[tuple[Hashable, int], _Batch] = {}
+        self._closed: list[_Batch] = []  # A heap; what was emptied since is still there.
+        self._waiting: collections.Counter[int] = collections.Counter()  # Batches by urgency.
+        self._seconds = 0.0  # That a batch takes, lately.
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self._batches
+    def __len__(self) -> int:
+        """Returns how many batches wait."""
+        return self._waiting.total()
 
     def add(self, task: Task) -> None:
-        """Puts a task in the open batch of its kind, or in a new one."""
-        batch = self._open.get(task.kind)
+        """Puts a task in the open batch of its kind, or in a new one.
+
+        Raises:
+            ServingError: There is no room.
+        """
+        key = (task.kind, task.urgency)
+        batch = self._open.get(key)
         if batch is None or batch.size + task.size > self._largest:
-            if len(self._batches) >= self._most:
-                raise ServingError(
-                    Code.UNAVAILABLE,
-                    "The batch scheduling queue to which this task was submitted is full; "
-                    f"currently {len(self._batches)} batches enqueued and "
-                    f"max_enqueued_batches is {self._most}",
-                )
-            batch = self._open[task.kind] = _Batch(task.kind)
-            self._batches.append(batch)
+            self._check_room(task.urgency)
+            if batch:
+                self._close(batch)
+            batch = self._open[key] = _Batch(*key)
+            self._waiting[task.urgency] += 1
         batch.tasks.append(task)
         batch.size += task.size
+        task.batch = batch
+        if batch.size >= self._largest:
+            self._close(batch)
 
     def remove(self, task: Task) -> bool:
         """Takes a task out; tells whether it was there."""
-        for batch in self._batches:
-            if task in batch.tasks:
-                batch.tasks.remove(task)
-                batch.size -= task.size
-                if not batch.tasks:
-                    self._take(batch)
-                return True
-        return False
+        batch, task.batch = task.batch, None
+        if batch is None:
+            return False
+        batch.tasks.remove(task)
+        batch.size -= task.size
+        if not batch.tasks:
+            self._waiting[batch.urgency] -= 1
+            self._open_no_more(batch)
+        return True
 
     def next(self, now: float) -> list[Task]:
         """Takes the first batch that is full or has waited long enough; nothing if none is."""
-        for batch in self._batches:
-            if self._due(batch) <= now:
-                self._take(batch)
-                return batch.tasks
-        return []
+        while self._closed and not self._closed[0].tasks:
+            heapq.heappop(self._closed)
+        due = (batch for batch in self._open.values() if batch.since + self._timeout <= now)
+        batch = min(due, default=None)
+        if self._closed and (batch is None or self._closed[0] < batch):
+            batch = heapq.heappop(self._closed)
+        if batch is None:
+            return []
+        self._waiting[batch.urgency] -= 1
+        self._open_no_more(batch)
+        for task in batch.tasks:
+            task.batch = None
+        return batch.tasks
 
     def due(self) -> Iterator[float]:
-        """Yields when each batch is to be run at the latest."""
-        return map(self._due, self._batches)
+        """Yields when each open batch is to be run at the latest."""
+        return (batch.since + self._timeout for batch in self._open.values())
 
-    def _due(self, batch: _Batch) -> float:
-        closed = batch.size >= self._largest or self._open.get(batch.kind) is not batch
-        return batch.since if closed else batch.since + self._timeout
+    def run(self, tasks: list[Task]) -> None:
+        """Answers the tasks of a batch, and learns how long that takes."""
+        start = time.monotonic()
+        self._run(tasks)
+        took = time.monotonic() - start
+        self._seconds += _SMOOTHING * (took - self._seconds) if self._seconds else took
 
-    def _take(self, batch: _Batch) -> None:
-        self._batches.remove(batch)
-        if self._open.get(batch.kind) is batch:
-            del self._open[batch.kind]
+    def _check_room(self, urgency: int) -> None:
+        if self._most is None:
+            return
+        waiting = sum(count for each, count in self._waiting.items() if each <= urgency)
+        if waiting >= self._most:
+            raise ServingError(
+                Code.UNAVAILABLE,
+                "The batch scheduling queue to which this task was submitted is full; "
+                f"currently {waiting} batches enqueued and max_enqueued_batches is {self._most}",
+                retry_after=max(self._seconds * waiting, self._timeout, _SHORTEST_HINT),
+            )
+
+    def _close(self, batch: _Batch) -> None:
+        self._open_no_more(batch)
+        heapq.heappush(self._closed, batch)
+
+    def _open_no_more(self, batch: _Batch) -> None:
+        key = (batch.kind, batch.urgency)
+        if self._open.get(key) is batch:
+            del self._open[key]
 
 
 class Scheduler:
     """Threads that run the batches of all queues, a batch of each in turn.
 
     Args:
-        threads: How many.
+        threads: How many there may be; each begins when it is first needed.
         name: What they are called.
     """
 
     def __init__(self, threads: int, name: str):
         self.name = name
-        self._queues: collections.deque[Queue] = collections.deque()
+        self._most_threads = threads
+        self._threads: list[threading.Thread] = []
+        self._waiting: dict[Queue, None] = {}  # Queues that are not empty, in their turns.
         self._running: collections.Counter[Queue] = collections.Counter()
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._work = threading.Condition(lock)
+        self._done = threading.Condition(lock)
+        self._idle = 0  # Threads that wait for work and that no work has been sent to yet.
+        self._waking = False  # Whether an event loop is about to wake a thread.
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
-            for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
 
-    def add(self, queue: Queue) -> None:
-        """Takes from `queue`, too."""
-        with self._changed:
-            self._queues.append(queue)
-
-    def remove(self, queue: Queue) -> None:
-        """Waits for the batches of `queue`, and takes from it no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: queue.empty and not self._running[queue])
-            self._queues.remove(queue)
-            del self._running[queue]
-
-    def submit(self, queue: Queue, task: Task) -> None:
-        """Puts a task in a queue.
+    @contextmanager
+    def submitted(self, queue: Queue, tasks: Sequence[Task]) -> Iterator[None]:
+        """Puts tasks in a queue; those that still wait when this context fails leave it.
 
         Raises:
             ServingError: The queue is full.
         """
-        with self._changed:
-            queue.add(task)
-            self._changed.notify_all()
+        try:
+            with self._work:
+                for task in tasks:
+                    queue.add(task)
+                    self._waiting[queue] = None
+                self._wake_soon(tasks[0].mailbox)
+            yield
+        except BaseException:
+            for task in tasks:
+                task.answer.cancel()
+                self._remove(queue, task)
+            raise
 
     def result(self, queue: Queue, task: Task):
         """Returns the answer to a task; a task that waits beyond its deadline leaves the queue.
@@ -169,49 +196,86 @@ class Scheduler:
             return task.answer.result(left)
         except futures.TimeoutError:  # not the built-in one before Python 3.11
             pass
-        with self._changed:
-            waiting = queue.remove(task)
-            self._changed.notify_all()
-        if waiting:
+        if self._remove(queue, task):
             raise expired()
         raise ServingError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
 
+    def drain(self, queue: Queue) -> None:
+        """Waits until no batch of `queue` waits or runs."""
+        with self._done:
+            self._done.wait_for(lambda: not len(queue) and not self._running[queue])
+            del self._running[queue]
+
     def close(self) -> None:
         """Ends the threads."""
-        with self._changed:
+        with self._work:
             self._closed = True
-            self._changed.notify_all()
+            self._work.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _work(self) -> None:
+    def _remove(self, queue: Queue, task: Task) -> bool:
+        with self._done:
+            removed = queue.remove(task)
+            self._done.notify_all()
+        return removed
+
+    def _wake_soon(self, mailbox: Mailbox | None) -> None:
+        """Wakes a thread; for an event loop only when that has put in all that it has at hand."""
+        if mailbox is None:
+            self._wake_one()
+        elif not self._waking:
+            self._waking = True
+            mailbox.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        with self._work:
+            self._waking = False
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        if self._idle:
+            self._idle -= 1
+        elif len(self._threads) < self._most_threads:
+            name = f"{self.name}-{len(self._threads)}"
+            self._threads.append(threading.Thread(target=self._serve, name=name, daemon=True))
+            self._threads[-1].start()
+        self._work.notify()
+
+    def _serve(self) -> None:
         while found := self._next():
             queue, tasks = found
             queue.run(tasks)
-            with self._changed:
+            with self._done:
                 self._running[queue] -= 1
-                self._changed.notify_all()
+                self._done.notify_all()
 
     def _next(self) -> tuple[Queue, list[Task]] | None:
-        with self._changed:
+        with self._work:
             while not self._closed:
                 if found := self._take():
                     self._running[found[0]] += 1
+                    if self._waiting:
+                        self._wake_one()
                     return found
-                self._changed.wait(self._until_due())
+                self._idle += 1
+                if not self._work.wait(self._until_due()) and self._idle:
+                    self._idle -= 1
         return None
 
     def _take(self) -> tuple[Queue, list[Task]] | None:
         now = time.monotonic()
-        for _ in range(len(self._queues)):
-            queue = self._queues[0]
-            self._queues.rotate(-1)
-            if tasks := queue.next(now):
+        for queue in list(self._waiting):
+            tasks = queue.next(now)
+            del self._waiting[queue]
+            if len(queue):
+                self._waiting[queue] = None  # Behind the others.
+            if tasks:
                 return queue, tasks
         return None
 
     def _until_due(self) -> float | None:
-        first = min((due for queue in self._queues for due in queue.due()), default=None)
+        first = min((due for queue in self._waiting for due in queue.due()), default=None)
         return None if first is None else max(first - time.monotonic(), 0)
 
 

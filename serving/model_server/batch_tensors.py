@@ -4,10 +4,12 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
+from serving.model_server import batch_padding
+from serving.model_server.batch_padding import Padding
 from serving.model_server.errors import Code, ServingError, invalid
 
 Feeds = Mapping[str, np.ndarray]
-_HIGHEST_RANK = 6
+Paddings = Mapping[str, Padding]  # By the name of an input's tensor.
 
 
 def rows(feeds: Feeds) -> int:
@@ -26,12 +28,18 @@ def rows(feeds: Feeds) -> int:
     return sizes.pop()
 
 
-def kind(feeds: Feeds, pad: bool) -> Hashable:
+def kind(feeds: Feeds, pad: bool, paddings: Paddings) -> Hashable:
     """Returns what requests must have in common to share a batch."""
     return tuple(
-        (name, array.dtype, array.ndim if pad else array.shape[1:])
+        (name, array.dtype, _inner(array, pad, paddings.get(name)))
         for name, array in sorted(feeds.items())
     )
+
+
+def _inner(array: np.ndarray, pad: bool, padding: Padding | None) -> Hashable:
+    if padding and padding.allowed_lengths and array.ndim > 1:
+        return array.ndim, padding.padded_length(array.shape[1])
+    return array.ndim if pad or padding else array.shape[1:]
 
 
 def cut(feeds: Feeds, size: int) -> list[dict[str, np.ndarray]]:
@@ -42,7 +50,9 @@ def cut(feeds: Feeds, size: int) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def merge(requests: Sequence[Feeds], size: int, pad: bool) -> dict[str, np.ndarray]:
+def merge(
+    requests: Sequence[Feeds], size: int, pad: bool, paddings: Paddings
+) -> dict[str, np.ndarray]:
     """Returns the rows of all requests in one array an input, filled up to `size` rows.
 
     What it is filled up with is the first row of the last request, as in TF Serving.
@@ -51,13 +61,13 @@ def merge(requests: Sequence[Feeds], size: int, pad: bool) -> dict[str, np.ndarr
         requests: Requests of one kind.
         size: As many rows as they have in all, or more.
         pad: Lengthen every input to the longest of its name.
+        paddings: How to lengthen, where that is declared.
     """
     merged = {}
     for name in requests[0]:
         arrays = [request[name] for request in requests]
-        if pad:
-            longest = np.max([array.shape[1:] for array in arrays], axis=0)
-            arrays = [_lengthened(array, longest) for array in arrays]
+        if pad or name in paddings:
+            arrays = batch_padding.lengthen(arrays, paddings.get(name))
         missing = size - sum(map(len, arrays))
         if missing:
             arrays.append(np.repeat(arrays[-1][:1], missing, axis=0))
@@ -96,20 +106,6 @@ def join(pieces: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     if len(pieces) == 1:
         return list(pieces[0])
     return [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
-
-
-def _lengthened(array: np.ndarray, longest: np.ndarray) -> np.ndarray:
-    """Returns `array` with dimensions `longest`, filled with its own first element."""
-    shape = (len(array), *longest.tolist())
-    if shape == array.shape:
-        return array
-    if array.ndim > _HIGHEST_RANK:
-        raise invalid("Only tensors with rank from 1 to 6 can be padded.")
-    if not array.size:
-        raise invalid("Got empty tensor in batch of non-empty tensors.")
-    longer = np.full(shape, array.flat[0], array.dtype)
-    longer[tuple(map(slice, array.shape))] = array
-    return longer
 
 
 def _not_by_rows(message: str) -> ServingError:

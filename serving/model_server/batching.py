@@ -1,30 +1,35 @@
 """Requests that come at the same time, answered by one run of the graph.
 
 A batcher stands before a servable and looks like one. Only requests of one version, for the same
-inputs and outputs and of the same inner shape, share a batch.
+inputs and outputs and of the same inner shape, share a batch. Where there is no batching, requests
+stand in a line, so that an event loop need not wait for a graph.
 """
 
+import functools
 import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from serving.model_server import batch_parameters, batch_tensors
+from serving.model_server import batch_padding, batch_parameters, batch_tensors
 from serving.model_server.batch_parameters import Parameters
-from serving.model_server.batch_scheduler import Queue, Scheduler, Task, expired
+from serving.model_server.batch_scheduler import Queue, Scheduler, expired
+from serving.model_server.calls import Call, Runner, timeout_ms
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.flags import Options
 from serving.model_server.metrics import Metrics
 from serving.model_server.servable import Servable
+from serving.model_server.tasks import Task, deliver
 
 _LOG = logging.getLogger(__name__)
 _OF_ALL = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE})
 
 
 class Batching:
-    """Puts batchers before servables, as the flags say.
+    """Puts batchers before servables, as the flags say, and lines before the others.
 
     Args:
         options: The flags.
@@ -37,26 +42,74 @@ class Batching:
     def __init__(self, options: Options, metrics: Metrics):
         self._metrics = metrics
         self._by_version = options.enable_per_model_batching_parameters
-        self._scheduler: Scheduler | None = None
+        self._parameters = None
+        pool = None
         if options.enable_batching:
             self._parameters, pool = batch_parameters.of_server(options)
-            self._scheduler = Scheduler(pool.threads, pool.name)
+        self._single = Scheduler(max(options.grpc_max_threads, 1), "runs")
+        self._batches = Scheduler(pool.threads, pool.name) if pool else self._single
 
-    def wrap(self, path: str, servable: Servable) -> "Servable | BatchedServable":
+    def wrap(self, path: str, servable: Servable, model: str) -> Runner:
         """Returns the servable in the folder `path`, behind a batcher where it is to have one."""
-        if not self._scheduler:
-            return servable
         parameters = self._parameters
-        if self._by_version:
+        if parameters and self._by_version:
             parameters = batch_parameters.of_version(path)
         if not parameters:
-            return servable
-        return BatchedServable(servable, parameters, self._scheduler, self._metrics)
+            return Line(servable, self._single)
+        return BatchedServable(servable, parameters, self._batches, self._metrics, model)
 
     def close(self) -> None:
         """Ends the threads."""
-        if self._scheduler:
-            self._scheduler.close()
+        for scheduler in {self._single, self._batches}:
+            scheduler.close()
+
+
+class Line:
+    """A servable whose runs are not batched.
+
+    Args:
+        servable: Runs them.
+        scheduler: Runs those that event loops wait for.
+    """
+
+    paddings = ()
+
+    def __init__(self, servable: Servable, scheduler: Scheduler):
+        self.signatures = servable.signatures
+        self._servable = servable
+        self._scheduler = scheduler
+        self._queue = Queue(self._answer)
+        self.alone = self
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], call: Call
+    ) -> list[np.ndarray]:
+        """Returns the tensors named in `fetches`, run in this thread; see `Servable.run`."""
+        return self._servable.run(feeds, fetches, call.timeout_ms())
+
+    async def start(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], call: Call
+    ) -> list[np.ndarray]:
+        """Returns the tensors named in `fetches`, run in another thread."""
+        task = Task((feeds, fetches), 1, None, call.deadline, call.urgency, call.mailbox)
+        with self._scheduler.submitted(self._queue, [task]):
+            return await task.answer
+
+    def close(self) -> None:
+        """Waits for the runs under way, and gives back the session's memory."""
+        self._scheduler.drain(self._queue)
+        self._servable.close()
+
+    def _answer(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            try:
+                task.succeed(self._servable.run(*task.request, timeout_ms(task.deadline)))
+            except ServingError as error:
+                task.fail(error)
+            except Exception as error:
+                _LOG.exception("A run failed in the server itself")
+                task.fail(_internal(error))
+        deliver(tasks)
 
 
 class BatchedServable:
@@ -67,100 +120,141 @@ class BatchedServable:
         parameters: How to batch.
         scheduler: Says when.
         metrics: Counts batches.
+        model: The model's name, for the metrics.
     """
 
     def __init__(
-        self, servable: Servable, parameters: Parameters, scheduler: Scheduler, metrics: Metrics
+        self,
+        servable: Servable,
+        parameters: Parameters,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        model: str = "",
     ):
         self.signatures = servable.signatures
+        self.paddings = parameters.paddings
+        self.alone = Line(servable, scheduler)
         self._servable = servable
         self._parameters = parameters
+        self._padded = batch_padding.by_tensor(parameters.paddings, servable.signatures)
         self._scheduler = scheduler
         self._metrics = metrics
+        self._model = model
         self._queues: dict[tuple, Queue] = {}
         self._lock = threading.Lock()
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_ms: int = 0
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], call: Call
     ) -> list[np.ndarray]:
         """Returns the tensors named in `fetches`; see `Servable.run`."""
-        size = batch_tensors.rows(feeds)
-        if not size:
-            return self._servable.run(feeds, fetches, timeout_ms)
-        if size > self._parameters.largest_request:
-            limit = self._parameters.largest_request
-            raise invalid(f"Task size {size} is larger than maximum input batch size {limit}")
-        deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
-        queue = self._queue(tuple(sorted(feeds)), tuple(fetches))
-        tasks = []
-        for piece in batch_tensors.cut(feeds, self._parameters.largest_batch):
-            kind = batch_tensors.kind(piece, self._parameters.pad)
-            tasks.append(Task(piece, batch_tensors.rows(piece), kind, deadline))
-            self._scheduler.submit(queue, tasks[-1])
-        return batch_tensors.join([self._scheduler.result(queue, task) for task in tasks])
+        if not batch_tensors.rows(feeds):
+            return self.alone.run(feeds, fetches, call)
+        queue, tasks = self._queue(feeds, fetches), self._tasks(feeds, call)
+        with self._scheduler.submitted(queue, tasks):
+            return batch_tensors.join([self._scheduler.result(queue, task) for task in tasks])
+
+    async def start(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], call: Call
+    ) -> list[np.ndarray]:
+        """Returns the tensors named in `fetches`, while the event loop goes on."""
+        if not batch_tensors.rows(feeds):
+            return await self.alone.start(feeds, fetches, call)
+        queue, tasks = self._queue(feeds, fetches), self._tasks(feeds, call)
+        with self._scheduler.submitted(queue, tasks):
+            return batch_tensors.join([await task.answer for task in tasks])
 
     def close(self) -> None:
         """Waits for the batches under way, and gives back the session's memory."""
         for queue in self._queues.values():
-            self._scheduler.remove(queue)
-        self._servable.close()
+            self._scheduler.drain(queue)
+        self.alone.close()
 
-    def _queue(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Queue:
+    def _tasks(self, feeds: Mapping[str, np.ndarray], call: Call) -> list[Task]:
+        """Returns a request as a task, or as several where it is longer than a batch."""
+        parameters = self._parameters
+        size, limit = batch_tensors.rows(feeds), parameters.largest_request
+        if size > limit:
+            raise invalid(f"Task size {size} is larger than maximum input batch size {limit}")
+        kind = batch_tensors.kind(feeds, parameters.pad, self._padded.inputs)
+        pieces = [feeds]
+        if size > parameters.largest_batch:
+            pieces = batch_tensors.cut(feeds, parameters.largest_batch)
+        return [
+            Task(piece, batch_tensors.rows(piece), kind, call.deadline, call.urgency, call.mailbox)
+            for piece in pieces
+        ]
+
+    def _queue(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> Queue:
+        key = (tuple(sorted(feeds)), tuple(fetches))
+        if found := self._queues.get(key):
+            return found
         with self._lock:
-            key = (inputs, outputs)
             if key not in self._queues:
                 parameters = self._parameters
-                self._queues[key] = Queue(
-                    *(parameters.largest_batch, parameters.most_batches, parameters.timeout),
-                    lambda tasks: self._run(tasks, outputs),
-                )
-                self._scheduler.add(self._queues[key])
+                label = self._model, _signature_of(self.signatures, *key)
+                limits = parameters.largest_batch, parameters.most_batches
+                self._metrics.queue(label, parameters.timeout, *limits)
+                run = functools.partial(self._run, fetches=key[1], label=label)
+                self._queues[key] = Queue(run, *limits, parameters.timeout)
             return self._queues[key]
 
-    def _run(self, tasks: Sequence[Task], fetches: Sequence[str]) -> None:
+    def _run(self, tasks: Sequence[Task], fetches: Sequence[str], label: tuple[str, str]) -> None:
         now = time.monotonic()
-        wanted = []
+        wanted: list[Task] = []
+        late: list[Task] = []
         for task in tasks:
-            waited = (now - task.since) * 1e6
-            self._metrics.queuing_latency.add(self._scheduler.name, amount=waited)
-            if task.deadline is None or task.deadline > now:
-                wanted.append(task)
-            else:
-                task.fail(expired())
+            self._metrics.queued(self._scheduler.name, label, task.size, now - task.since)
+            in_time = task.deadline is None or task.deadline > now
+            (wanted if in_time else late).append(task)
+        deliver([task.fail(expired()) for task in late])
         if wanted:
-            self._answer(wanted, fetches)
+            self._answer(wanted, fetches, label)
 
-    def _answer(self, tasks: Sequence[Task], fetches: Sequence[str]) -> None:
-        """Runs a batch; where one row fails it, every task alone, so that only that one fails."""
+    def _answer(
+        self, tasks: Sequence[Task], fetches: Sequence[str], label: tuple[str, str]
+    ) -> None:
+        """Runs a batch; where a row fails it, each half alone, until only that row's task fails."""
         try:
-            size, outputs = self._run_once(tasks, fetches)
-            parts = batch_tensors.split(outputs, [task.size for task in tasks], size)
+            parts = self._run_once(tasks, fetches, label)
         except _RunFailed as failed:
             if len(tasks) == 1 or failed.error.code in _OF_ALL:
-                return _fail(tasks, failed.error)
-            for task in tasks:
-                self._answer([task], fetches)
+                return deliver([task.fail(failed.error) for task in tasks])
+            middle = len(tasks) // 2
+            self._answer(tasks[:middle], fetches, label)
+            self._answer(tasks[middle:], fetches, label)
         except ServingError as error:
-            _fail(tasks, error)
+            deliver([task.fail(error) for task in tasks])
         except Exception as error:
             _LOG.exception("A batch failed in the server itself")
-            _fail(tasks, ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
+            deliver([task.fail(_internal(error)) for task in tasks])
         else:
-            for task, part in zip(tasks, parts, strict=True):
-                task.answer.set_result(part)
+            deliver([task.succeed(part) for task, part in zip(tasks, parts, strict=True)])
 
     def _run_once(
-        self, tasks: Sequence[Task], fetches: Sequence[str]
-    ) -> tuple[int, list[np.ndarray]]:
-        rows = sum(task.size for task in tasks)
+        self, tasks: Sequence[Task], fetches: Sequence[str], label: tuple[str, str]
+    ) -> list[list[np.ndarray]]:
+        """Returns the outputs of every task."""
+        sizes = [task.size for task in tasks]
+        rows = sum(sizes)
         size = self._parameters.padded_size(rows)
         requests = [task.request for task in tasks]
-        self._metrics.batch(rows, size)
+        waited = time.monotonic() - min(task.since for task in tasks)
+        self._metrics.batch(label, rows, size, waited)
+        paddings = self._padded.inputs
         try:
-            feeds = batch_tensors.merge(requests, size, self._parameters.pad)
-            return size, self._servable.run(feeds, fetches, _timeout_ms(tasks))
+            feeds = batch_tensors.merge(requests, size, self._parameters.pad, paddings)
+            outputs = self._servable.run(feeds, fetches, _longest_timeout_ms(tasks))
         except ServingError as error:
             raise _RunFailed(error) from None
+        parts = batch_tensors.split(outputs, sizes, size)
+        if not self._padded.outputs:
+            return parts
+        return [
+            batch_padding.cut_back(
+                dict(zip(fetches, part, strict=True)), request, feeds, self._padded.outputs
+            )
+            for part, request in zip(parts, requests, strict=True)
+        ]
 
 
 class _RunFailed(Exception):
@@ -169,14 +263,23 @@ class _RunFailed(Exception):
         self.error = error
 
 
-def _fail(tasks: Sequence[Task], error: ServingError) -> None:
-    for task in tasks:
-        task.fail(error)
+def _internal(error: Exception) -> ServingError:
+    return ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
 
 
-def _timeout_ms(tasks: Sequence[Task]) -> int:
+def _longest_timeout_ms(tasks: Sequence[Task]) -> int:
     """Returns how long the last of the tasks can wait; 0 where one can wait for ever."""
     deadlines = [task.deadline for task in tasks]
-    if None in deadlines:
-        return 0
-    return max(int((max(deadlines) - time.monotonic()) * 1000), 1)
+    return 0 if None in deadlines else timeout_ms(max(deadlines))
+
+
+def _signature_of(
+    signatures: Mapping[str, SignatureDef], inputs: Sequence[str], outputs: Sequence[str]
+) -> str:
+    """Returns the name of a signature with these tensors; nothing where they are of several."""
+    for name, signature in sorted(signatures.items()):
+        known = {info.name for info in signature.inputs.values()}
+        given = {info.name for info in signature.outputs.values()}
+        if known.issuperset(inputs) and given.issuperset(outputs):
+            return name
+    return ""

@@ -1,7 +1,7 @@
 """The server without its sockets: what the front ends call.
 
-One method a question of the protocol. gRPC and REST differ in how they write a question and an
-answer, and in nothing else; neither touches TensorFlow.
+One method a question of the protocol; a coroutine where a graph is to run. gRPC and REST differ in
+how they write a question and an answer, and in nothing else; neither touches TensorFlow.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,12 +34,15 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest, Regression
 from tensorflow_serving.apis.status_pb2 import StatusProto
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.model_server import inference, predict
+from serving.model_server import inference, predict, sequences, streams
+from serving.model_server.batch_padding import Padding
+from serving.model_server.calls import Call, Runner
 from serving.model_server.errors import Code, invalid, not_found
 from serving.model_server.labels import Labels
 from serving.model_server.manager import Manager
 from serving.model_server.metrics import Metrics
-from serving.model_server.servable import Servable
+from serving.model_server.sequenced import Sequenced
+from serving.model_server.sequences import Sequences
 
 _API = {inference.CLASSIFY: "Classify", inference.REGRESS: "Regress"}
 
@@ -59,6 +62,7 @@ class ServerCore:
         labels: Tells which version a label names.
         reload: Takes another configuration, or raises a `ServingError`.
         metrics: Counts what is asked.
+        sequences: Remembers the state between requests.
         check_method_names: Refuse signatures of a method that TF Serving does not know.
     """
 
@@ -68,20 +72,22 @@ class ServerCore:
         labels: Labels,
         reload: Callable[[ModelServerConfig], None],
         metrics: Metrics,
+        sequences: Sequences,
         check_method_names: bool = False,
     ):
         self._manager = manager
         self._labels = labels
         self.metrics = metrics
         self._reload = reload
+        self._sequenced = Sequenced(self._use, sequences)
         self._check_method_names = check_method_names
 
-    def predict(
+    async def predict(
         self,
         model_spec: ModelSpec,
         inputs: Mapping[str, np.ndarray],
-        output_filter: Sequence[str] = (),
-        timeout_ms: int = 0,
+        output_filter: Sequence[str],
+        call: Call,
     ) -> Prediction:
         """Returns the outputs of the model for `inputs`.
 
@@ -89,29 +95,31 @@ class ServerCore:
             model_spec: Which model, version and signature.
             inputs: Arrays by input name.
             output_filter: The outputs wanted; none for all.
-            timeout_ms: Longest time to take; 0 for any.
+            call: Says how to wait.
         """
+        if sequences.is_asked(inputs) and self.is_stream(model_spec):
+            with self._runtime(model_spec, "Predict"):
+                of_sequence = await self._sequenced.predict(model_spec, inputs, output_filter, call)
+            return Prediction(_answered_by(model_spec, of_sequence[0]), of_sequence[1])
         with self._use(model_spec) as (version, servable), self._runtime(model_spec, "Predict"):
-            outputs = predict.run(
-                *(servable, model_spec, inputs, output_filter, timeout_ms),
+            outputs = await predict.run(
+                *(servable, model_spec, inputs, output_filter, call),
                 self._check_method_names,
             )
         return Prediction(_answered_by(model_spec, version), outputs)
 
-    def classify(
-        self, request: ClassificationRequest, timeout_ms: int = 0
-    ) -> ClassificationResponse:
+    async def classify(self, request: ClassificationRequest, call: Call) -> ClassificationResponse:
         """Returns the classes of every `tf.Example` in `request`."""
-        result, spec = self._infer(request, inference.CLASSIFY, timeout_ms)
+        result, spec = await self._infer(request, inference.CLASSIFY, call)
         return ClassificationResponse(result=result, model_spec=spec)
 
-    def regress(self, request: RegressionRequest, timeout_ms: int = 0) -> RegressionResponse:
+    async def regress(self, request: RegressionRequest, call: Call) -> RegressionResponse:
         """Returns a value for every `tf.Example` in `request`."""
-        result, spec = self._infer(request, inference.REGRESS, timeout_ms)
+        result, spec = await self._infer(request, inference.REGRESS, call)
         return RegressionResponse(result=result, model_spec=spec)
 
-    def multi_inference(
-        self, request: MultiInferenceRequest, timeout_ms: int = 0
+    async def multi_inference(
+        self, request: MultiInferenceRequest, call: Call
     ) -> MultiInferenceResponse:
         """Returns the results of several classifications and regressions by one run of a model."""
         spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
@@ -120,7 +128,7 @@ class ServerCore:
             heads = inference.heads(servable, request.tasks, self._check_method_names)
             examples = inference.examples(request.input)
             with self._runtime(spec, "MultiInference"):
-                results = inference.run(servable, heads, examples, timeout_ms)
+                results = await inference.run(servable, heads, examples, call)
         self.metrics.given_examples(spec.name, len(examples))
         for task, result in zip(request.tasks, results, strict=True):
             entry = response.results.add(model_spec=_answered_by(task.model_spec, version))
@@ -129,6 +137,20 @@ class ServerCore:
             else:
                 entry.regression_result.CopyFrom(result)
         return response
+
+    def paddings(self, model_spec: ModelSpec) -> Sequence[Padding]:
+        """Returns which inputs may have rows of unlike lengths."""
+        with self._use(model_spec) as (_, servable):
+            return servable.paddings
+
+    def is_stream(self, model_spec: ModelSpec) -> bool:
+        """Tells whether `model_spec` names steps, whose state the server can hold."""
+        with self._use(model_spec) as (_, servable):
+            return streams.is_stream(servable, model_spec)
+
+    def forget_sequence(self, model: str, number: int) -> None:
+        """Drops a sequence, if it is there."""
+        self._sequenced.forget(model, number)
 
     def signature(self, model_spec: ModelSpec) -> SignatureDef:
         """Returns the signature that `model_spec` names, for those who must know it to parse."""
@@ -187,8 +209,8 @@ class ServerCore:
             response.metric.add(name=name, int64_value_increase=self.metrics.total(name) - count)
         return response
 
-    def _infer(
-        self, request: ClassificationRequest | RegressionRequest, method: str, timeout_ms: int
+    async def _infer(
+        self, request: ClassificationRequest | RegressionRequest, method: str, call: Call
     ):
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
@@ -197,7 +219,7 @@ class ServerCore:
             head = inference.head(servable, spec, method, self._check_method_names)
             examples = inference.examples(request.input)
             with self._runtime(spec, _API[method]):
-                (result,) = inference.run(servable, [head], examples, timeout_ms)
+                (result,) = await inference.run(servable, [head], examples, call)
         self.metrics.given_examples(spec.name, len(examples))
         return result, _answered_by(spec, version)
 
@@ -205,7 +227,7 @@ class ServerCore:
         return self.metrics.runtime(spec.name, api)
 
     @contextmanager
-    def _use(self, spec: ModelSpec) -> Iterator[tuple[int, Servable]]:
+    def _use(self, spec: ModelSpec) -> Iterator[tuple[int, Runner]]:
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         version = spec.version.value if spec.HasField("version") else None

@@ -26,12 +26,19 @@ class Code(enum.IntEnum):
 
 
 class ServingError(Exception):
-    """A failure with the code and the message that the caller is to see."""
+    """A failure with the code and the message that the caller is to see.
 
-    def __init__(self, code: Code, message: str):
+    Args:
+        code: Its kind.
+        message: What is wrong.
+        retry_after: Seconds after which asking again may help; None where it will not.
+    """
+
+    def __init__(self, code: Code, message: str, retry_after: float | None = None):
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

@@ -58,6 +58,10 @@ class Options:
     platform_config_file: str = _later("", "PlatformConfigMap in text form.")
     per_process_gpu_memory_fraction: float = _flag(0.0, "Part of the GPU's memory to take.")
     saved_model_tags: str = _flag("serve", "Tags of the graph to load, with commas between.")
+    max_sequence_number: int = _flag(500, "Most sequences of one model. Not in TF Serving.")
+    sequence_idle_seconds: float = _flag(
+        300.0, "Forget a sequence that nobody goes on with. Not in TF Serving."
+    )
     grpc_channel_arguments: str = _flag("", "key=value,key=value for the gRPC server.")
     grpc_max_threads: int = _flag(_THREADS, "Threads that answer gRPC.")
     enable_model_warmup: bool = _flag(True, "Run a version's warm-up requests.")

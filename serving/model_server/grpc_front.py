@@ -1,128 +1,20 @@
-"""The gRPC front end: PredictionService and ModelService."""
+"""The gRPC front end: a server in an event loop of its own, and where it listens."""
 
-import functools
-import logging
+import asyncio
 import socket
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import grpc
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    inference_pb2,
-    model_management_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-    regression_pb2,
-)
 
-from serving.model_server import health, profiler, protos, tensors
+from serving.model_server import grpc_services, grpc_streaming, health, profiler, protos
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.flags import Options
+from serving.model_server.tasks import Mailbox
 
-_LOG = logging.getLogger(__name__)
-_LONGEST_MESSAGE = 1024
-_STATUS = {status.value[0]: status for status in grpc.StatusCode}
 _GRACE_SECONDS = 30
-_LONGEST_TIMEOUT_MS = 2**31 - 1
-
-
-def _answers(method: Callable) -> Callable:
-    """Turns what a method raises into the status of its call."""
-
-    @functools.wraps(method)
-    def call(self, request, context: grpc.ServicerContext):
-        try:
-            return method(self, request, context)
-        except ServingError as error:
-            failure = error
-        except Exception as error:
-            _LOG.exception("A request failed in the server itself")
-            failure = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-        context.abort(_STATUS[failure.code], _cut(failure.message))
-
-    return call
-
-
-def _counted(method: Callable) -> Callable:
-    """Counts the calls of a method, by model and by how they end."""
-
-    @functools.wraps(method)
-    def call(self, request, context: grpc.ServicerContext):
-        asked = request.tasks[0] if getattr(request, "tasks", None) else request
-        name = asked.model_spec.name if hasattr(asked, "model_spec") else ""
-        with self._core.metrics.request(name, method.__name__, "GRPC"):
-            return method(self, request, context)
-
-    return call
-
-
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """tensorflow.serving.PredictionService over a core."""
-
-    def __init__(self, core: ServerCore, as_content: bool = False):
-        self._core = core
-        self._as_content = as_content
-
-    @_answers
-    @_counted
-    def Predict(self, request, context) -> predict_pb2.PredictResponse:  # noqa: N802
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        prediction = self._core.predict(
-            request.model_spec,
-            tensors.DecodedInputs(request.inputs),
-            request.output_filter,
-            _timeout_ms(context),
-        )
-        response = predict_pb2.PredictResponse(model_spec=prediction.model_spec)
-        for name, array in prediction.outputs.items():
-            response.outputs[name].MergeFromString(tensors.encode(array, self._as_content))
-        return response
-
-    @_answers
-    def GetModelMetadata(  # noqa: N802
-        self, request, context
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        return self._core.metadata(request)
-
-    @_answers
-    @_counted
-    def Classify(self, request, context) -> classification_pb2.ClassificationResponse:  # noqa: N802
-        return self._core.classify(request, _timeout_ms(context))
-
-    @_answers
-    @_counted
-    def Regress(self, request, context) -> regression_pb2.RegressionResponse:  # noqa: N802
-        return self._core.regress(request, _timeout_ms(context))
-
-    @_answers
-    @_counted
-    def MultiInference(self, request, context) -> inference_pb2.MultiInferenceResponse:  # noqa: N802
-        return self._core.multi_inference(request, _timeout_ms(context))
-
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """tensorflow.serving.ModelService over a core."""
-
-    def __init__(self, core: ServerCore):
-        self._core = core
-
-    @_answers
-    def GetModelStatus(  # noqa: N802
-        self, request, context
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        return self._core.status(request)
-
-    @_answers
-    def HandleReloadConfigRequest(  # noqa: N802
-        self, request, context
-    ) -> model_management_pb2.ReloadConfigResponse:
-        return self._core.reload_config(request)
 
 
 class GrpcFront:
@@ -133,29 +25,47 @@ class GrpcFront:
     """
 
     def __init__(self, core: ServerCore, options: Options):
-        self._server = grpc.server(
-            ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc"),
-            options=_channel_options(options.grpc_channel_arguments),
-        )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(core, options.enable_serialization_as_tensor_content), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core), self._server)
-        if options.enable_grpc_healthcheck_service:
-            health.add_to(self._server)
-        if options.enable_profiler:
-            profiler.add_to(self._server)
-        credentials = _credentials(options.ssl_config_file)
-        addresses = " and ".join(_listen(self._server, options, credentials))
-        self.ready = f"Running gRPC ModelServer at {addresses} ..."
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
+        self._thread.start()
+        self._server: grpc.aio.Server | None = None
+        try:
+            addresses = self._await(self._open(core, options))
+        except BaseException:
+            self.stop()
+            raise
+        self.ready = f"Running gRPC ModelServer at {' and '.join(addresses)} ..."
 
     def start(self) -> None:
         """Begins to answer."""
-        self._server.start()
+        self._await(self._server.start())
 
     def stop(self) -> None:
         """Takes no new calls, and waits for those under way."""
-        self._server.stop(_GRACE_SECONDS).wait()
+        self._await(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _open(self, core: ServerCore, options: Options) -> list[str]:
+        self._server = grpc.aio.server(options=_channel_options(options.grpc_channel_arguments))
+        mailbox = Mailbox()
+        as_content = options.enable_serialization_as_tensor_content
+        for service in (grpc_services, grpc_streaming):
+            service.add_to(self._server, core, mailbox, as_content)
+        if options.enable_grpc_healthcheck_service:
+            health.add_to(self._server)
+        if options.enable_profiler:
+            profiler.add_to(self._server, mailbox)
+        return _listen(self._server, options, _credentials(options.ssl_config_file))
+
+    async def _close(self) -> None:
+        if self._server:
+            await self._server.stop(_GRACE_SECONDS)
+        await self._loop.shutdown_default_executor()
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 def _credentials(file: str) -> grpc.ServerCredentials | None:
@@ -171,7 +81,7 @@ def _credentials(file: str) -> grpc.ServerCredentials | None:
 
 
 def _listen(
-    server: grpc.Server, options: Options, credentials: grpc.ServerCredentials | None
+    server: grpc.aio.Server, options: Options, credentials: grpc.ServerCredentials | None
 ) -> list[str]:
     addresses = []
     if options.port:
@@ -187,7 +97,7 @@ def _listen(
 
 
 def _bind(
-    server: grpc.Server,
+    server: grpc.aio.Server,
     address: str,
     credentials: grpc.ServerCredentials | None,
     why: Callable[[], str],
@@ -236,15 +146,3 @@ def _int_or_text(text: str) -> int | str:
         return int(text)
     except ValueError:
         return text
-
-
-def _timeout_ms(context: grpc.ServicerContext) -> int:
-    remaining = context.time_remaining()
-    unlimited = remaining is None or remaining * 1000 > _LONGEST_TIMEOUT_MS
-    return 0 if unlimited else max(int(remaining * 1000), 1)
-
-
-def _cut(message: str) -> str:
-    if len(message) <= _LONGEST_MESSAGE:
-        return message
-    return message[:_LONGEST_MESSAGE] + "...TRUNCATED"

@@ -10,7 +10,7 @@ _SERVICES = frozenset({"", "ModelService", "PredictionService"})
 _SERVING = b"\x08\x01"  # Field 1, an enum: SERVING.
 
 
-def add_to(server: grpc.Server) -> None:
+def add_to(server: grpc.aio.Server) -> None:
     """Adds the health service's Check to `server`."""
     handler = grpc.unary_unary_rpc_method_handler(_check)
     methods = {"Check": handler}
@@ -18,9 +18,9 @@ def add_to(server: grpc.Server) -> None:
     server.add_generic_rpc_handlers((service,))
 
 
-def _check(request: bytes, context: grpc.ServicerContext) -> bytes:
+async def _check(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
     if _service_name(request) not in _SERVICES:
-        context.abort(grpc.StatusCode.NOT_FOUND, "")
+        await context.abort(grpc.StatusCode.NOT_FOUND, "")
     return _SERVING
 
 

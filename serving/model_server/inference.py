@@ -16,9 +16,9 @@ from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
+from serving.model_server.calls import Call, Runner
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.predict import DEFAULT_SIGNATURE
-from serving.model_server.servable import Servable
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -34,7 +34,7 @@ class Head(NamedTuple):
     result: Callable[[Outputs, int], ClassificationResult | RegressionResult]
 
 
-def head(servable: Servable, spec: ModelSpec, method: str, check_method: bool = False) -> Head:
+def head(servable: Runner, spec: ModelSpec, method: str, check_method: bool = False) -> Head:
     """Returns the task of `method` over the signature that `spec` names.
 
     Raises:
@@ -47,7 +47,7 @@ def head(servable: Servable, spec: ModelSpec, method: str, check_method: bool = 
 
 
 def heads(
-    servable: Servable, tasks: Iterable[InferenceTask], check_method: bool = False
+    servable: Runner, tasks: Iterable[InferenceTask], check_method: bool = False
 ) -> list[Head]:
     """Returns the heads of several tasks over one model.
 
@@ -70,13 +70,11 @@ def heads(
     return list(found.values())
 
 
-def run(
-    servable: Servable, heads: Sequence[Head], examples: np.ndarray, timeout_ms: int = 0
-) -> list:
+async def run(servable: Runner, heads: Sequence[Head], examples: np.ndarray, call: Call) -> list:
     """Returns the result of every head, of one run of the graph."""
     names = sorted({name for head in heads for name in head.outputs.values()})
     feeds = {head.input: examples for head in heads}
-    values = dict(zip(names, servable.run(feeds, names, timeout_ms), strict=True))
+    values = dict(zip(names, await call.run(servable, feeds, names), strict=True))
     return [
         head.result({role: values[name] for role, name in head.outputs.items()}, len(examples))
         for head in heads

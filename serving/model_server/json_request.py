@@ -5,14 +5,15 @@ The order of the checks and their texts are TF Serving's.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
-from serving.model_server import json_values
+from serving.model_server import batch_padding, json_values
+from serving.model_server.batch_padding import Padding
 from serving.model_server.errors import ServingError, invalid
 
 _PARSE_ERRORS = {
@@ -62,17 +63,24 @@ def signature_name(document: Mapping[str, Any]) -> str:
     return name
 
 
-def inputs(document: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> Inputs:
+def inputs(
+    document: Mapping[str, Any],
+    infos: Mapping[str, TensorInfo],
+    paddings: Sequence[Padding] = (),
+) -> Inputs:
     """Returns the arrays in `instances` (rows) or `inputs` (columns).
 
     Args:
         document: The request.
         infos: The signature's inputs, which say what types there must be.
+        paddings: Inputs whose rows may be of unlike lengths. Where the input of those lengths is
+            left out, it is filled in.
 
     Raises:
         ServingError: With TF Serving's message.
     """
-    dtypes = {name: tf.as_dtype(info.dtype) for name, info in infos.items()}
+    left_out = {padding.lengths for padding in paddings} - names(document)
+    dtypes = {n: tf.as_dtype(info.dtype) for n, info in infos.items() if n not in left_out}
     if not dtypes:
         name = signature_name(document) or "DEFAULT"
         raise invalid(f"Failed to get input map for signature: {name}")
@@ -81,14 +89,44 @@ def inputs(document: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> Inpu
             document,
             "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ",
         )
+    rows = "instances" in document
+    if not rows and "inputs" not in document:
+        raise invalid("Missing 'inputs' or 'instances' key")
+    by_input = {padding.input: padding for padding in paddings}
+    if rows:
+        arrays = _rows(document, dtypes, by_input)
+    else:
+        arrays = _columns(document["inputs"], dtypes, by_input)
+    for padding in paddings:
+        asked = padding.lengths in left_out & infos.keys()
+        if asked and padding.input in arrays and arrays[padding.input].ndim > 1:
+            lengths = [len(row) for row in _values(document, padding.input)]
+            dtype = tf.as_dtype(infos[padding.lengths].dtype).as_numpy_dtype
+            arrays[padding.lengths] = np.array(lengths, dtype)
+    return Inputs(arrays, rows)
+
+
+def names(document: Mapping[str, Any]) -> set[str]:
+    """Returns the names that inputs have in a request; none where it names none."""
+    rows = document.get("instances")
+    named = rows[0] if isinstance(rows, list) and rows else document.get("inputs")
+    return set(named) if json_values.is_named(named) else set()
+
+
+def _values(document: Mapping[str, Any], name: str) -> list:
+    """Returns the rows of an input that has been read before."""
     if "instances" in document:
-        return Inputs(_rows(document, dtypes), rows=True)
-    if "inputs" in document:
-        return Inputs(_columns(document["inputs"], dtypes), rows=False)
-    raise invalid("Missing 'inputs' or 'instances' key")
+        rows = document["instances"]
+        return [row[name] for row in rows] if json_values.is_named(rows[0]) else rows
+    columns = document["inputs"]
+    return columns[name] if json_values.is_named(columns) else columns
 
 
-def _rows(document: Mapping[str, Any], dtypes: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
+def _rows(
+    document: Mapping[str, Any],
+    dtypes: Mapping[str, tf.DType],
+    paddings: Mapping[str, Padding],
+) -> dict[str, np.ndarray]:
     rows = document["instances"]
     if not isinstance(rows, list):
         raise _malformed(document, "Expecting 'instances' to be an list/array")
@@ -100,28 +138,35 @@ def _rows(document: Mapping[str, Any], dtypes: Mapping[str, tf.DType]) -> dict[s
             "tensors required as per tensorinfo_map"
         )
     if json_values.is_named(rows[0]):
-        return _named_rows(rows, dtypes)
-    return _plain_rows(rows, *next(iter(dtypes.items())))
+        return _named_rows(rows, dtypes, paddings)
+    ((name, dtype),) = dtypes.items()
+    return _plain_rows(rows, name, dtype, paddings.get(name))
 
 
-def _plain_rows(rows: list, name: str, dtype: tf.DType) -> dict[str, np.ndarray]:
+def _plain_rows(
+    rows: list, name: str, dtype: tf.DType, padding: Padding | None
+) -> dict[str, np.ndarray]:
     array = None if any(map(json_values.is_named, rows)) else json_values.quick(rows, dtype)
     if array is not None:
         return {name: array}
     for index, row in enumerate(rows):
         if json_values.is_named(row):
             raise invalid(f"Expecting value/list but got object at item {index} of input list")
-    return {name: _slow_rows(rows, dtype, key="")}
+    return {name: _slow_rows(rows, dtype, "", padding)}
 
 
-def _named_rows(rows: list, dtypes: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
+def _named_rows(
+    rows: list, dtypes: Mapping[str, tf.DType], paddings: Mapping[str, Padding]
+) -> dict[str, np.ndarray]:
     for index, row in enumerate(rows):
         _check_keys(index, row, dtypes)
     arrays = {}
     for name, dtype in dtypes.items():
         values = [row[name] for row in rows]
         array = json_values.quick(values, dtype)
-        arrays[name] = _slow_rows(values, dtype, name) if array is None else array
+        if array is None:
+            array = _slow_rows(values, dtype, name, paddings.get(name))
+        arrays[name] = array
     return arrays
 
 
@@ -140,16 +185,22 @@ def _check_keys(index: int, row: Any, dtypes: Mapping[str, tf.DType]) -> None:
     )
 
 
-def _slow_rows(rows: list, dtype: tf.DType, key: str) -> np.ndarray:
+def _slow_rows(rows: list, dtype: tf.DType, key: str, padding: Padding | None) -> np.ndarray:
     """Stacks rows one by one; raises at the first that is not like those before it."""
     arrays: list[np.ndarray] = []
     for index, row in enumerate(rows):
         try:
             arrays.append(json_values.walk(row, dtype))
-            _check_same_shape(arrays[0], arrays[-1])
+            _check_alike(arrays[0], arrays[-1], padding)
         except ServingError as error:
             raise _bad_row(index, key, error) from None
-    return np.stack(arrays)
+    return batch_padding.stack(arrays, padding) if padding else np.stack(arrays)
+
+
+def _check_alike(first: np.ndarray, other: np.ndarray, padding: Padding | None) -> None:
+    if padding and first.ndim == other.ndim > 0:
+        return
+    _check_same_shape(first, other)
 
 
 def _check_same_shape(first: np.ndarray, other: np.ndarray) -> None:
@@ -168,7 +219,9 @@ def _bad_row(index: int, key: str, error: ServingError) -> ServingError:
     return invalid(f"Failed to process element: {index} {which}of 'instances' list. Error: {error}")
 
 
-def _columns(value: Any, dtypes: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
+def _columns(
+    value: Any, dtypes: Mapping[str, tf.DType], paddings: Mapping[str, Padding]
+) -> dict[str, np.ndarray]:
     if not json_values.is_named(value):
         if len(dtypes) > 1:
             raise invalid(
@@ -179,7 +232,14 @@ def _columns(value: Any, dtypes: Mapping[str, tf.DType]) -> dict[str, np.ndarray
     for name in dtypes:
         if name not in value:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
-    return {name: json_values.tensor(value[name], dtype) for name, dtype in dtypes.items()}
+    return {n: _column(value[n], dtype, paddings.get(n)) for n, dtype in dtypes.items()}
+
+
+def _column(value: Any, dtype: tf.DType, padding: Padding | None) -> np.ndarray:
+    if padding and isinstance(value, list) and all(isinstance(row, list) for row in value):
+        array = json_values.quick(value, dtype)
+        return _slow_rows(value, dtype, "", padding) if array is None else array
+    return json_values.tensor(value, dtype)
 
 
 def _malformed(document: Mapping[str, Any], text: str) -> ServingError:

@@ -7,8 +7,8 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from serving.model_server.calls import Runner
 from serving.model_server.errors import ServingError
-from serving.model_server.servable import Servable
 
 
 class State(enum.IntEnum):
@@ -38,7 +38,7 @@ class Version:
         self.state = State.START
         self.error: ServingError | None = None
         self.failures = 0
-        self.servable: Servable | None = None
+        self.servable: Runner | None = None
         self.users = 0
 
 

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from serving.model_server import litert, protos, warmup
-from serving.model_server.batching import BatchedServable, Batching
+from serving.model_server.batching import Batching
+from serving.model_server.calls import Runner
 from serving.model_server.errors import Code, ServingError, not_found
 from serving.model_server.flags import Options
 from serving.model_server.metrics import Metrics
@@ -17,7 +18,7 @@ class Loader:
     and 2 alike, and its errors are the ones that TF Serving's users know.
     """
 
-    def __init__(self, options: Options, metrics: Metrics, batching: Batching | None = None):
+    def __init__(self, options: Options, metrics: Metrics, batching: Batching):
         self._tags = [tag for tag in options.saved_model_tags.split(",") if tag]
         self._config = _session_config(options)
         self._metrics = metrics
@@ -30,8 +31,8 @@ class Loader:
         if not options.enable_model_warmup:
             self._iterations = 0
 
-    def load(self, path: str) -> Servable | BatchedServable | litert.LiteServable:
-        """Returns the SavedModel at `path`, loaded and warmed up.
+    def load(self, path: str, model: str) -> Runner:
+        """Returns the SavedModel at `path`, a version of `model`, loaded and warmed up.
 
         Raises:
             ServingError: It cannot be loaded; the message holds the reason.
@@ -39,15 +40,14 @@ class Loader:
         with self._metrics.load(path):
             servable = self._lite(path) or self._session(path)
         try:
-            if self._batching:
-                servable = self._batching.wrap(path, servable)
+            servable = self._batching.wrap(path, servable, model)
             self._warm_up(path, servable)
         except Exception as error:
             servable.close()
             raise _reason(error) from error
         return servable
 
-    def _warm_up(self, path: str, servable: Servable) -> None:
+    def _warm_up(self, path: str, servable: Runner) -> None:
         if self._iterations:
             warmup.run(path, servable, self._iterations, self._metrics)
 

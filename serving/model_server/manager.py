@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from serving.model_server import lifecycle
+from serving.model_server.calls import Runner
 from serving.model_server.errors import ServingError, not_found
 from serving.model_server.lifecycle import Model, State, Version, VersionStatus
-from serving.model_server.servable import Servable
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ class Manager:
     """Loads and unloads versions, and lends them to requests.
 
     Args:
-        load: Returns the servable in a folder, or raises a `ServingError`.
+        load: Returns the servable in a folder, of a model, or raises a `ServingError`.
         threads: Models that may load at the same time.
         retry: What to do after a failed load.
     """
 
-    def __init__(self, load: Callable[[str], Servable], threads: int, retry: Retry):
+    def __init__(self, load: Callable[[str, str], Runner], threads: int, retry: Retry):
         self._load = load
         self._retry = retry
         self._models: dict[str, Model] = {}
@@ -68,7 +68,7 @@ class Manager:
         )
 
     @contextmanager
-    def use(self, name: str, version: int | None = None) -> Iterator[tuple[int, Servable]]:
+    def use(self, name: str, version: int | None = None) -> Iterator[tuple[int, Runner]]:
         """Lends a version, the highest by default; it stays loaded until it is given back.
 
         Yields:
@@ -144,7 +144,7 @@ class Manager:
 
     def _load_version(self, model: Model, version: Version) -> None:
         try:
-            servable = self._load(version.path)
+            servable = self._load(version.path, model.name)
         except ServingError as error:
             return self._load_failed(model, version, error)
         with self._changed:

@@ -3,6 +3,7 @@
 Every metric of the server is an attribute of `Metrics`; nothing is counted anywhere else.
 """
 
+import asyncio
 import bisect
 import itertools
 import re
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from serving.model_server.errors import Code, ServingError
 
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
+Queue = tuple[str, str]  # A model and a signature.
 _MOST_CELLS = 10_000  # A label may hold what a caller sent; memory must not grow with it.
 
 
@@ -23,7 +25,9 @@ def _exponential(scale: float, growth: float, count: int) -> list[float]:
 
 _MICROSECONDS = _exponential(10, 1.8, 33)
 _EXAMPLES = _exponential(1, 2, 15)
-_ROWS = _exponential(1, 2, 14)
+_ROWS = _exponential(2 / 3, 2, 15)
+_BATCH_ROWS = _exponential(1, 1.5, 20)
+_DELAYS = _exponential(1, 2, 27)
 
 
 class Counter:
@@ -54,6 +58,18 @@ class Counter:
             cells = sorted(self._cells.items())
         for values, count in cells:
             yield f"{name}{{{','.join(_pairs(self._labels, values))}}} {count}"
+
+
+class Gauge(Counter):
+    """A present value for every combination of label values."""
+
+    kind = "gauge"
+
+    def set(self, *values: str, to: int) -> None:
+        """Puts `to` in the cell of these label values."""
+        with self._lock:
+            if values in self._cells or len(self._cells) < _MOST_CELLS:
+                self._cells[values] = to
 
 
 class Histogram:
@@ -122,13 +138,25 @@ class Metrics:
         )
         self.load_latency = Counter("/tensorflow/cc/saved_model/load_latency", "model_path")
         self.runs = Counter("/tensorflow/core/direct_session_runs")
-        batching = f"{serving}batching_session/"
-        self.queuing_latency = Histogram(f"{batching}queuing_latency", "thread_pool_name")
-        self.batches = Counter(f"{batching}wrapped_run_count")
-        self.batch_rows = Histogram(f"{batching}processed_batch_size", limits=_ROWS)
+        session, batching = f"{serving}batching_session/", f"{serving}batching/"
+        self.queuing_latency = Histogram(f"{session}queuing_latency", "thread_pool_name")
+        self.batches = Counter(f"{session}wrapped_run_count")
+        queue = "model_name", "op_name"  # The operation is the signature here.
+        self.input_rows = Histogram(f"{batching}input_batch_size_v2", *queue, limits=_ROWS)
+        self.batch_rows = Histogram(f"{batching}batch_size", *queue, limits=_BATCH_ROWS)
+        self.batch_sizes = Counter(f"{batching}processed_batch_size_v2", *queue, "batch_size")
         self.batch_padding = Histogram(
-            f"{batching}padding_size", "execution_batch_size", limits=_ROWS
+            f"{batching}padding_size_v2",
+            *("model_name", "execution_batch_size", "op_name"),
+            limits=[-2 / 3, *_exponential(2 / 3, 2, 16)],
         )
+        self.batch_delay = Histogram(
+            f"{batching}batch_delay_us_v2", *queue, "processed_batch_size", limits=_DELAYS
+        )
+        self.batch_timeout = Gauge(f"{batching}batch_timeout_micros", *queue)
+        self.largest_batch = Gauge(f"{batching}max_batch_size", *queue)
+        self.most_batches = Gauge(f"{batching}max_enqueued_batches", *queue)
+        self.sequences = Gauge("/transduce/serving/sequences", "model_name")
 
     @contextmanager
     def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
@@ -138,6 +166,9 @@ class Metrics:
             yield
         except ServingError as error:
             self.requests.add(model, error.code.name)
+            raise
+        except asyncio.CancelledError:
+            self.requests.add(model, Code.CANCELLED.name)
             raise
         except Exception:
             self.requests.add(model, Code.INTERNAL.name)
@@ -169,11 +200,24 @@ class Metrics:
         self.example_counts.add(model, amount=count)
         self.examples.add(model, by=count)
 
-    def batch(self, rows: int, size: int) -> None:
-        """Counts one batch of `rows` rows, filled up to `size`."""
+    def queue(self, queue: Queue, timeout: float, largest: int, most: int) -> None:
+        """Tells how a queue is set up: seconds, rows and batches."""
+        self.batch_timeout.set(*queue, to=round(timeout * 1e6))
+        self.largest_batch.set(*queue, to=largest)
+        self.most_batches.set(*queue, to=most)
+
+    def queued(self, pool: str, queue: Queue, rows: int, seconds: float) -> None:
+        """Counts one request that has waited for its batch."""
+        self.queuing_latency.add(pool, amount=seconds * 1e6)
+        self.input_rows.add(*queue, amount=rows)
+
+    def batch(self, queue: Queue, rows: int, size: int, seconds: float) -> None:
+        """Counts one batch of `rows` rows, filled up to `size`, whose oldest waited so long."""
         self.batches.add()
-        self.batch_rows.add(amount=size)
-        self.batch_padding.add(str(size), amount=size - rows)
+        self.batch_rows.add(*queue, amount=rows)
+        self.batch_sizes.add(*queue, str(size))
+        self.batch_padding.add(queue[0], str(size), queue[1], amount=size - rows)
+        self.batch_delay.add(*queue, str(size), amount=seconds * 1e6)
 
     def total(self, name: str) -> int:
         """Returns the sum of the metric of this name; 0 where there is none."""

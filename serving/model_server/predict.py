@@ -9,20 +9,20 @@ import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from serving.model_server import tensors
+from serving.model_server import batch_padding, tensors
+from serving.model_server.calls import Call, Runner
 from serving.model_server.errors import Code, ServingError, invalid
-from serving.model_server.servable import Servable
 
 DEFAULT_SIGNATURE = "serving_default"
 _METHODS = tuple(f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress"))
 
 
-def run(
-    servable: Servable,
+async def run(
+    servable: Runner,
     spec: ModelSpec,
     inputs: Mapping[str, np.ndarray],
-    output_filter: Sequence[str] = (),
-    timeout_ms: int = 0,
+    output_filter: Sequence[str],
+    call: Call,
     check_method: bool = False,
 ) -> dict[str, np.ndarray]:
     """Returns the outputs of the signature that `spec` names, by name.
@@ -32,23 +32,33 @@ def run(
         spec: Names the signature.
         inputs: Arrays by input name.
         output_filter: The outputs wanted; none for all.
-        timeout_ms: Longest time to take; 0 for any.
+        call: Says how to wait.
         check_method: Refuse a signature whose method is not one of TF Serving's three.
 
     Raises:
         ServingError: With TF Serving's code and message.
     """
-    name = spec.signature_name or DEFAULT_SIGNATURE
+    asked = signature(servable, spec.signature_name or DEFAULT_SIGNATURE)
+    if check_method:
+        _check_method(asked)
+    if servable.paddings:
+        inputs = batch_padding.with_lengths(asked, inputs, servable.paddings)
+    fed = feeds(asked, inputs)
+    fetched = fetches(asked, output_filter)
+    values = await call.run(servable, fed, list(fetched.values()))
+    return dict(zip(fetched, values, strict=True))
+
+
+def signature(servable: Runner, name: str) -> SignatureDef:
+    """Returns the signature of that name.
+
+    Raises:
+        ServingError: There is none.
+    """
     if name not in servable.signatures:
         text = f'Serving signature key "{name}" not found.'
         raise ServingError(Code.FAILED_PRECONDITION, text)
-    signature = servable.signatures[name]
-    if check_method:
-        _check_method(signature)
-    fed = feeds(signature, inputs)
-    fetched = fetches(signature, output_filter)
-    values = servable.run(fed, list(fetched.values()), timeout_ms)
-    return dict(zip(fetched, values, strict=True))
+    return servable.signatures[name]
 
 
 def _check_method(signature: SignatureDef) -> None:

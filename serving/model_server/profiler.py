@@ -1,15 +1,18 @@
 """tensorflow.ProfilerService: a record of what TensorFlow does for a while, for TensorBoard."""
 
+import asyncio
 import os
 import threading
 
 import grpc
 from tensorflow.python.profiler.internal import _pywrap_profiler
 
-from serving.model_server import protos
+from serving.model_server import grpc_calls, protos
+from serving.model_server.calls import Call
+from serving.model_server.errors import Code, ServingError
+from serving.model_server.tasks import Mailbox
 
 _LEVELS = {"host_tracer_level": 2, "device_tracer_level": 1}  # As with the profiler's own defaults.
-_STEP_SECONDS = 0.05
 
 
 class _Profiler:
@@ -18,44 +21,27 @@ class _Profiler:
     def __init__(self):
         self._ended: dict[str, threading.Event] = {}
 
-    def profile(self, request, context: grpc.ServicerContext):
+    async def profile(self, request, _: Call):
         """Records for as long as asked; gives the record back, or writes it where asked."""
-        record = self._record(request, context)
-        response = protos.ProfileResponse(empty_trace=not record)
-        if request.emit_xspace:
-            response.xspace = record
-        else:
-            _write(request, record)
-        return response
+        ended = self._ended.setdefault(request.session_id, threading.Event())
+        try:
+            return await asyncio.to_thread(_answer, request, ended)
+        finally:
+            ended.set()
+            self._ended.pop(request.session_id, None)
 
-    def terminate(self, request, context: grpc.ServicerContext):
+    async def terminate(self, request, _: Call):
         """Ends a recording."""
         if ended := self._ended.get(request.session_id):
             ended.set()
         return protos.TerminateResponse()
 
-    def monitor(self, request, context: grpc.ServicerContext):
+    async def monitor(self, request, _: Call):
         """Is not there in TF Serving either."""
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "unimplemented.")
-
-    def _record(self, request, context: grpc.ServicerContext) -> bytes:
-        session = _pywrap_profiler.ProfilerSession()
-        try:
-            session.start(request.repository_root, _LEVELS)
-        except Exception as error:
-            context.abort(grpc.StatusCode.INTERNAL, str(error))
-        ended = self._ended.setdefault(request.session_id, threading.Event())
-        try:
-            left = (request.opts.duration_ms or request.duration_ms) / 1000
-            while left > 0 and context.is_active() and not ended.wait(min(left, _STEP_SECONDS)):
-                left -= _STEP_SECONDS
-        finally:
-            self._ended.pop(request.session_id, None)
-            record = session.stop()
-        return record
+        raise ServingError(Code.UNIMPLEMENTED, "unimplemented.")
 
 
-def add_to(server: grpc.Server) -> None:
+def add_to(server: grpc.aio.Server, mailbox: Mailbox) -> None:
     """Adds the service to `server`."""
     profiler = _Profiler()
     calls = {
@@ -63,14 +49,31 @@ def add_to(server: grpc.Server) -> None:
         "Terminate": (profiler.terminate, protos.TerminateRequest),
         "Monitor": (profiler.monitor, protos.TerminateRequest),
     }
-    methods = {
-        name: grpc.unary_unary_rpc_method_handler(
-            call, request.FromString, lambda response: response.SerializeToString()
-        )
-        for name, (call, request) in calls.items()
-    }
-    service = grpc.method_handlers_generic_handler("tensorflow.ProfilerService", methods)
-    server.add_generic_rpc_handlers((service,))
+    methods = {name: grpc_calls.unary(*how, mailbox) for name, how in calls.items()}
+    grpc_calls.add_service(server, "tensorflow.ProfilerService", methods)
+
+
+def _answer(request, ended: threading.Event):
+    record = _record(request, ended)
+    response = protos.ProfileResponse(empty_trace=not record)
+    if request.emit_xspace:
+        response.xspace = record
+    else:
+        _write(request, record)
+    return response
+
+
+def _record(request, ended: threading.Event) -> bytes:
+    session = _pywrap_profiler.ProfilerSession()
+    try:
+        session.start(request.repository_root, _LEVELS)
+    except Exception as error:
+        raise ServingError(Code.INTERNAL, str(error)) from None
+    try:
+        ended.wait((request.opts.duration_ms or request.duration_ms) / 1000)
+    finally:
+        record = session.stop()
+    return record
 
 
 def _write(request, record: bytes) -> None:

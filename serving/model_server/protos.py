@@ -27,7 +27,12 @@ _SCHEMA = {
         "1 max_batch_size Number; 2 batch_timeout_micros Number; 3 max_enqueued_batches Number; "
         "4 num_batch_threads Number; 5 thread_pool_name Text; 6 allowed_batch_sizes int64*; "
         "7 pad_variable_length_inputs bool; 8 enable_large_batch_splitting Truth; "
-        "9 max_execution_batch_size Number"
+        "9 max_execution_batch_size Number; 1001 padding Padding*"
+    ),
+    # Not in TF Serving.
+    "Padding": (
+        "1 input string; 2 value double; 3 text bytes; 4 lengths string; 5 outputs string*; "
+        "6 allowed_lengths int64*"
     ),
     "PrometheusConfig": "1 enable bool; 2 path string",
     "MonitoringConfig": "1 prometheus_config PrometheusConfig",

@@ -3,17 +3,21 @@
 import json
 import logging
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from google.protobuf import json_format
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.model_server import json_examples, json_request, json_response
+from serving.model_server import calls, json_examples, json_request, json_response, sequences
+from serving.model_server.calls import Call, now
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError, invalid
 
@@ -43,6 +47,10 @@ _STATUS = {
     Code.UNAUTHENTICATED: 401,
 }
 _LARGEST_VERSION = 2**63 - 1
+_HELD = {
+    sequences.ID: TensorInfo(dtype=types_pb2.DT_UINT64),
+    sequences.CONTROL: TensorInfo(dtype=types_pb2.DT_UINT32),
+}
 
 
 class Answer(NamedTuple):
@@ -51,6 +59,7 @@ class Answer(NamedTuple):
     status: int
     body: str
     kind: str = "application/json"
+    retry_after: float | None = None  # Seconds.
 
 
 class RestApi:
@@ -72,21 +81,30 @@ class RestApi:
             "predict": self._predict,
         }
 
-    def answer(self, method: str, path: str, body: bytes) -> Answer:
-        """Returns the answer to one request; every failure becomes one."""
+    def answer(self, method: str, path: str, body: bytes, priority: str = "") -> Answer:
+        """Returns the answer to one request; every failure becomes one.
+
+        Args:
+            method: Such as GET.
+            path: With what follows it.
+            body: Without its encoding.
+            priority: The header of that name.
+        """
         if path == self._metrics_path:
             return Answer(200, self._core.metrics.page(), "text/plain")
         if not path.lower().startswith("/v1/"):
             return Answer(404, "<html><body><h1>Not Found</h1></body></html>", "text/html")
         try:
-            return Answer(200, self._route(method, path, body))
+            call = Call(self._timeout_ms, calls.urgency(priority))
+            return Answer(200, self._route(method, path, body, call))
         except ServingError as error:
-            return Answer(_STATUS[error.code], _error_body(error.message))
+            text = _error_body(error.message)
+            return Answer(_STATUS[error.code], text, retry_after=error.retry_after)
         except Exception as error:
             _LOG.exception("A request failed in the server itself")
             return Answer(500, _error_body(f"{type(error).__name__}: {error}"))
 
-    def _route(self, method: str, path: str, body: bytes) -> str:
+    def _route(self, method: str, path: str, body: bytes, call: Call) -> str:
         pattern = {"POST": _POST, "GET": _GET}.get(method)
         match = pattern.fullmatch(path) if pattern else None
         parts = match.groupdict() if match else {}
@@ -94,7 +112,7 @@ class RestApi:
         with self._core.metrics.request(unquote(parts.get("name") or ""), api, "REST"):
             if not match:
                 raise invalid(f"Malformed request: {method} {path}")
-            return self._post(api, _model_spec(match), body) if api else self._get(match)
+            return self._post(api, _model_spec(match), body, call) if api else self._get(match)
 
     def _get(self, match: re.Match) -> str:
         if not match["name"]:
@@ -102,25 +120,35 @@ class RestApi:
         ask = self._metadata if match["metadata"] else self._model_status
         return ask(_model_spec(match))
 
-    def _post(self, method: str, spec: ModelSpec, body: bytes) -> str:
+    def _post(self, method: str, spec: ModelSpec, body: bytes, call: Call) -> str:
         document = json_request.parse(body)
         spec.signature_name = json_request.signature_name(document)
-        return self._methods[method](spec, document)
+        return self._methods[method](spec, document, call)
 
-    def _classify(self, spec: ModelSpec, document: dict) -> str:
+    def _classify(self, spec: ModelSpec, document: dict, call: Call) -> str:
         request = ClassificationRequest(model_spec=spec, input=json_examples.parse(document))
-        response = self._core.classify(request, self._timeout_ms)
+        response = now(self._core.classify(request, call))
         return json_response.classifications(response.result)
 
-    def _regress(self, spec: ModelSpec, document: dict) -> str:
+    def _regress(self, spec: ModelSpec, document: dict, call: Call) -> str:
         request = RegressionRequest(model_spec=spec, input=json_examples.parse(document))
-        response = self._core.regress(request, self._timeout_ms)
+        response = now(self._core.regress(request, call))
         return json_response.regressions(response.result)
 
-    def _predict(self, spec: ModelSpec, document: dict) -> str:
-        inputs = json_request.inputs(document, self._core.signature(spec).inputs)
-        outputs = self._core.predict(spec, inputs.arrays, (), self._timeout_ms).outputs
+    def _predict(self, spec: ModelSpec, document: dict, call: Call) -> str:
+        infos, paddings = self._infos(spec, document), self._core.paddings(spec)
+        inputs = json_request.inputs(document, infos, paddings)
+        outputs = now(self._core.predict(spec, inputs.arrays, (), call)).outputs
         return json_response.rows(outputs) if inputs.rows else json_response.columns(outputs)
+
+    def _infos(self, spec: ModelSpec, document: dict) -> Mapping[str, TensorInfo]:
+        """Returns what inputs there must be."""
+        given = json_request.names(document)
+        if sequences.is_asked(given) and self._core.is_stream(spec):
+            spec.signature_name = sequences.STEP
+            infos = self._core.signature(spec).inputs
+            return {name: info for name, info in {**infos, **_HELD}.items() if name in given}
+        return self._core.signature(spec).inputs
 
     def _model_status(self, spec: ModelSpec) -> str:
         return _json(self._core.status(GetModelStatusRequest(model_spec=spec))) + "\n"

@@ -2,6 +2,7 @@
 
 import http.server
 import logging
+import math
 import re
 import socket
 import threading
@@ -121,13 +122,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return Answer(400, "")
         with self.server.turns:
-            return self.server.api.answer(self.command, self.path, body)
+            priority = self.headers.get("Priority", "")
+            return self.server.api.answer(self.command, self.path, body, priority)
 
     def _send(self, reply: Answer) -> None:
         body = reply.body.encode("utf-8", "surrogateescape")
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.kind)
         self.send_header("Content-Length", str(len(body)))
+        if reply.retry_after is not None:
+            self.send_header("Retry-After", str(math.ceil(reply.retry_after)))
         for name, value in self.server.headers.items():
             self.send_header(name, value)
         self.end_headers()

@@ -22,6 +22,7 @@ from serving.model_server.manager import Manager, Retry
 from serving.model_server.metrics import Metrics
 from serving.model_server.reload import ConfigFile, Configuration, not_available
 from serving.model_server.rest_front import RestFront
+from serving.model_server.sequences import Sequences
 from serving.model_server.source import Source, models_in
 
 _LOG = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ class Server:
             Loader(options, self._metrics, self._batching).load,
             threads=options.num_load_threads or 4 * (os.cpu_count() or 1),
             retry=Retry(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
+        )
+        self._sequences = Sequences(
+            options.max_sequence_number, options.sequence_idle_seconds, self._metrics
         )
         self._labels = Labels(
             self._manager.is_available, options.allow_version_labels_for_unavailable_models
@@ -77,6 +81,7 @@ class Server:
         for part in reversed(self._parts):
             part.stop()
         self._parts.clear()
+        self._sequences.close()
         self._manager.close()
         self._batching.close()
 
@@ -87,6 +92,7 @@ class Server:
             self._labels,
             self._configuration.reload,
             self._metrics,
+            self._sequences,
             self._options.enable_signature_method_name_check,
         )
         for front in self._fronts(core):

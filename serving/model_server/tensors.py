@@ -5,44 +5,60 @@ straight as wire bytes: a packed field is a tag, a length and the values, which 
 types is what an array already holds.
 """
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.internal import encoder
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
+from tensorflow_serving.apis.model_pb2 import ModelSpec
 
+from serving.model_server import wire
 from serving.model_server.errors import invalid
 
+
+class _Type(NamedTuple):
+    """How values of a type are held, in an array and in a TensorProto."""
+
+    number: int  # In DataType.
+    array: np.dtype
+    field: str
+    elements: np.dtype  # Of the field, where an array can be seen as an array of them.
+    packed: int = 0  # The field's number, where it holds what the array holds, byte for byte.
+
+
+def _type(dtype: tf.DType, field: str, elements=None) -> _Type:
+    array = np.dtype(dtype.as_numpy_dtype)
+    elements = np.dtype(elements or array)
+    number = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[field].number
+    packed = number if elements.kind in "fb" else 0  # Integers go as varints.
+    return _Type(dtype.as_datatype_enum, array, field, elements, packed)
+
+
 # The field that holds a type's values, as the comments in tensor.proto have it.
-_FIELDS = {
-    tf.float32: "float_val",
-    tf.float64: "double_val",
-    tf.int32: "int_val",
-    tf.int16: "int_val",
-    tf.int8: "int_val",
-    tf.uint8: "int_val",
-    tf.uint16: "int_val",
-    tf.string: "string_val",
-    tf.complex64: "scomplex_val",
-    tf.int64: "int64_val",
-    tf.bool: "bool_val",
-    tf.complex128: "dcomplex_val",
-    tf.float16: "half_val",
-    tf.bfloat16: "half_val",
-    tf.uint32: "uint32_val",
-    tf.uint64: "uint64_val",
-}
-_BY_NUMBER = {dtype.as_datatype_enum: (dtype, field) for dtype, field in _FIELDS.items()}
-_FIXED_WIDTH = frozenset({tf.float32, tf.float64, tf.complex64, tf.complex128, tf.bool})
-_LENGTH_DELIMITED = 2
-_PARTS = {  # How the elements of a field look where they are not the array's own.
-    tf.complex64: np.float32,
-    tf.complex128: np.float64,
-    tf.float16: np.uint16,
-    tf.bfloat16: np.uint16,
-}
+_TYPES = [
+    _type(tf.float32, "float_val"),
+    _type(tf.float64, "double_val"),
+    _type(tf.int32, "int_val"),
+    _type(tf.int16, "int_val"),
+    _type(tf.int8, "int_val"),
+    _type(tf.uint8, "int_val"),
+    _type(tf.uint16, "int_val"),
+    _type(tf.string, "string_val"),
+    _type(tf.complex64, "scomplex_val", np.float32),
+    _type(tf.int64, "int64_val"),
+    _type(tf.bool, "bool_val"),
+    _type(tf.complex128, "dcomplex_val", np.float64),
+    _type(tf.float16, "half_val", np.uint16),
+    _type(tf.bfloat16, "half_val", np.uint16),
+    _type(tf.uint32, "uint32_val"),
+    _type(tf.uint64, "uint64_val"),
+]
+_BY_NUMBER = {kind.number: kind for kind in _TYPES}
+_BY_ARRAY = {kind.array: kind for kind in _TYPES}
+_CONTENT = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name["tensor_content"].number
 
 
 class DecodedInputs(Mapping):
@@ -75,12 +91,10 @@ def decode(proto: tensor_pb2.TensorProto) -> np.ndarray:
     """
     if proto.dtype not in _BY_NUMBER:
         raise ValueError(f"no values of type {proto.dtype}")
-    dtype, field = _BY_NUMBER[proto.dtype]
-    shape = _shape(proto)
-    if proto.tensor_content:
-        return np.frombuffer(proto.tensor_content, _numpy(dtype)).reshape(shape)
-    values = _values(dtype, getattr(proto, field))
-    return _fill(values, math.prod(shape)).reshape(shape)
+    kind, shape = _BY_NUMBER[proto.dtype], _shape(proto)
+    if content := proto.tensor_content:
+        return np.frombuffer(content, kind.array).reshape(shape)
+    return _fill(_values(kind, getattr(proto, kind.field)), math.prod(shape)).reshape(shape)
 
 
 def encode(array: np.ndarray, as_content: bool = False) -> bytes:
@@ -90,17 +104,42 @@ def encode(array: np.ndarray, as_content: bool = False) -> bytes:
         array: Any array that TensorFlow gives.
         as_content: Write numbers into `tensor_content`, which every type shares.
     """
-    dtype = tf.as_dtype(array.dtype)
-    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
-    proto.tensor_shape.SetInParent()
-    for size in array.shape:
-        proto.tensor_shape.dim.add(size=size)
-    if as_content and dtype != tf.string:
-        proto.tensor_content = array.tobytes()
-    elif dtype in _FIXED_WIDTH:
-        return proto.SerializeToString() + _packed(_FIELDS[dtype], array.tobytes())
-    else:
-        getattr(proto, _FIELDS[dtype]).extend(_elements(dtype, array))
+    kind = _BY_ARRAY[array.dtype]
+    start = _start(kind.number, array.shape)
+    if not array.size:
+        return start
+    if as_content and array.dtype != object:
+        return start + wire.field(_CONTENT, array.tobytes())
+    if kind.packed:
+        return start + wire.field(kind.packed, array.tobytes())
+    proto = tensor_pb2.TensorProto()
+    getattr(proto, kind.field).extend(_elements(kind, array))
+    return start + proto.SerializeToString()
+
+
+def response(model_spec: ModelSpec, outputs: Mapping[str, np.ndarray], as_content: bool) -> bytes:
+    """Returns a serialized PredictResponse.
+
+    Args:
+        model_spec: Which model answers.
+        outputs: Arrays by output name.
+        as_content: See `encode`.
+    """
+    parts = []
+    for name, array in outputs.items():
+        tensor = encode(array, as_content)
+        key = wire.field(1, name.encode()) + wire.head(2, len(tensor))
+        parts += [wire.head(1, len(key) + len(tensor)), key, tensor]
+    parts.append(wire.field(2, model_spec.SerializeToString()))
+    return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _start(number: int, shape: Sequence[int]) -> bytes:
+    """Returns a serialized TensorProto with a type and a shape."""
+    dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in shape]
+    proto = tensor_pb2.TensorProto(dtype=number)
+    proto.tensor_shape.CopyFrom(tensor_shape_pb2.TensorShapeProto(dim=dims))
     return proto.SerializeToString()
 
 
@@ -111,16 +150,12 @@ def _shape(proto: tensor_pb2.TensorProto) -> list[int]:
     return shape
 
 
-def _values(dtype: tf.DType, field) -> np.ndarray:
-    if dtype == tf.string:
-        return np.array(field, object)
-    if dtype not in _PARTS:
-        return np.array(field, _wide(dtype)).astype(_numpy(dtype), copy=False)
-    return np.array(field, _PARTS[dtype]).view(_numpy(dtype))
-
-
-def _wide(dtype: tf.DType):
-    return np.int32 if _FIELDS[dtype] == "int_val" else _numpy(dtype)
+def _values(kind: _Type, field) -> np.ndarray:
+    if kind.elements != kind.array:
+        return np.array(field, kind.elements).view(kind.array)
+    if kind.field == "int_val":
+        return np.array(field, np.int32).astype(kind.array, copy=False)
+    return np.array(field, kind.array)
 
 
 def _fill(values: np.ndarray, size: int) -> np.ndarray:
@@ -134,19 +169,7 @@ def _fill(values: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([values, np.full(size - len(values), last, values.dtype)])
 
 
-def _packed(field: str, values: bytes) -> bytes:
-    if not values:
-        return b""
-    number = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[field].number
-    tag = encoder.TagBytes(number, _LENGTH_DELIMITED)
-    return tag + encoder._VarintBytes(len(values)) + values
-
-
-def _elements(dtype: tf.DType, array: np.ndarray) -> list:
-    if dtype in _PARTS:
-        array = np.ascontiguousarray(array).reshape(-1).view(_PARTS[dtype])
+def _elements(kind: _Type, array: np.ndarray) -> list:
+    if kind.elements != kind.array:
+        array = np.ascontiguousarray(array).reshape(-1).view(kind.elements)
     return array.ravel().tolist()
-
-
-def _numpy(dtype: tf.DType):
-    return np.dtype(dtype.as_numpy_dtype)

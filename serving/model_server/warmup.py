@@ -10,16 +10,16 @@ from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.model_server import inference, predict, tensors
+from serving.model_server.calls import Call, Runner, now
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.metrics import Metrics
-from serving.model_server.servable import Servable
 
 _LOG = logging.getLogger(__name__)
 _FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _MOST_RECORDS = 1000
 
 
-def run(path: str, servable: Servable, iterations: int, metrics: Metrics) -> None:
+def run(path: str, servable: Runner, iterations: int, metrics: Metrics) -> None:
     """Has the version in the folder `path` answer the requests that are kept there, if any.
 
     Args:
@@ -70,12 +70,12 @@ def _parse(record: bytes, file: str) -> PredictionLog:
         raise invalid(f"Failed to parse warmup record: {record!r} from {file}") from None
 
 
-def _ask(servable: Servable, log: PredictionLog) -> None:
+def _ask(servable: Runner, log: PredictionLog) -> None:
     match log.WhichOneof("log_type"):
         case "predict_log":
             request = log.predict_log.request
             inputs = tensors.DecodedInputs(request.inputs)
-            predict.run(servable, request.model_spec, inputs, request.output_filter)
+            now(predict.run(servable, request.model_spec, inputs, request.output_filter, Call()))
         case "classify_log":
             _infer(servable, log.classify_log.request, inference.CLASSIFY)
         case "regress_log":
@@ -83,13 +83,13 @@ def _ask(servable: Servable, log: PredictionLog) -> None:
         case "multi_inference_log":
             request = log.multi_inference_log.request
             heads = inference.heads(servable, request.tasks)
-            inference.run(servable, heads, inference.examples(request.input))
+            now(inference.run(servable, heads, inference.examples(request.input), Call()))
         case str() as kind:
             number = PredictionLog.DESCRIPTOR.fields_by_name[kind].number
             text = f"Unsupported log_type for warmup: {number}"
             raise ServingError(Code.UNIMPLEMENTED, text)
 
 
-def _infer(servable: Servable, request, method: str) -> None:
+def _infer(servable: Runner, request, method: str) -> None:
     head = inference.head(servable, request.model_spec, method)
-    inference.run(servable, [head], inference.examples(request.input))
+    now(inference.run(servable, [head], inference.examples(request.input), Call()))

@@ -1,5 +1,6 @@
 """Batches: what shares one, what comes back, and what happens where it goes wrong."""
 
+import asyncio
 import http.client
 import json
 import threading
@@ -12,14 +13,16 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving.model_server import batch_parameters, batch_tensors, protos
+from serving.model_server import batch_parameters, batch_tensors, calls, protos
 from serving.model_server.batch_parameters import Parameters
-from serving.model_server.batch_scheduler import Scheduler
+from serving.model_server.batch_scheduler import Queue, Scheduler
 from serving.model_server.batching import BatchedServable
+from serving.model_server.calls import USUAL, Call
 from serving.model_server.errors import ServingError, invalid
 from serving.model_server.flags import Options
 from serving.model_server.metrics import Metrics
 from serving.model_server.server import Server
+from serving.model_server.tasks import Mailbox, Task, deliver
 
 
 class Graph:
@@ -77,14 +80,14 @@ def batched(graph, metrics):
 class Ask:
     """A request in a thread of its own."""
 
-    def __init__(self, servable, x, fetch="y", timeout_ms=0):
+    def __init__(self, servable, x, fetch="y", **call):
         self._answer = None
-        self._thread = threading.Thread(target=self._run, args=[servable, x, fetch, timeout_ms])
+        self._thread = threading.Thread(target=self._run, args=[servable, x, fetch, call])
         self._thread.start()
 
-    def _run(self, servable, x, fetch, timeout_ms):
+    def _run(self, servable, x, fetch, call):
         try:
-            (y,) = servable.run({"x": np.asarray(x)}, [fetch], timeout_ms)
+            (y,) = servable.run({"x": np.asarray(x)}, [fetch], Call(**call))
             self._answer = y.tolist()
         except ServingError as error:
             self._answer = str(error)
@@ -102,7 +105,8 @@ class Ask:
 def waiting(servable):
     """Returns how many requests wait in the queues of a batcher."""
     queues = list(servable._queues.values())
-    return sum(len(batch.tasks) for queue in queues for batch in list(queue._batches))
+    batches = [batch for queue in queues for batch in [*queue._open.values(), *queue._closed]]
+    return sum(len(batch.tasks) for batch in batches)
 
 
 def together(graph, servable, *requests, **how):
@@ -127,6 +131,7 @@ def test_what_comes_while_the_graph_is_busy_shares_a_batch(graph, batched, metri
     assert graph.batches == [[0], [1, 2, 3, 4]]
     assert metrics.batches.total() == 2
     assert metrics.queuing_latency.total() == 4
+    assert ':batch_size_sum{model_name="",op_name=""} 5' in metrics.page()
 
 
 def test_a_lone_request_waits_for_others_as_long_as_told(graph, batched):
@@ -199,6 +204,13 @@ def test_a_bad_row_fails_alone(graph, batched):
     assert answers == [[2], "INVALID_ARGUMENT: negative", [3]]
 
 
+def test_to_find_one_bad_row_among_many_takes_few_runs(graph, batched):
+    requests = [[float(number)] for number in (1, 2, 3, 4, 5, 6, -7, 8)]
+    answers = together(graph, batched(), *requests)
+    assert answers == [[2], [3], [4], [5], [6], [7], "INVALID_ARGUMENT: negative", [9]]
+    assert [len(x) for x in graph.batches] == [1, 8, 4, 4, 2, 2, 1, 1]
+
+
 def test_a_long_request_is_cut_where_told(graph, batched):
     servable = batched(largest_request=5, largest_batch=2)
     assert Ask(servable, [1.0, 2, 3, 4, 5]).answer == [2, 3, 4, 5, 6]
@@ -245,7 +257,7 @@ def test_no_rows_are_no_batch(graph, batched):
 def test_what_cannot_be_batched_fails_as_in_tensorflow_serving(batched, feeds, fetch, error):
     servable = batched(largest_request=8, largest_batch=8)
     with pytest.raises(ServingError) as raised:
-        servable.run(feeds, [fetch])
+        servable.run(feeds, [fetch], Call())
     assert str(raised.value) == error
 
 
@@ -258,6 +270,136 @@ def test_a_full_queue_refuses(graph, batched):
         "UNAVAILABLE: The batch scheduling queue to which this task was submitted is full; "
         "currently 2 batches enqueued and max_enqueued_batches is 2",
     ]
+
+
+def test_a_full_queue_tells_when_there_may_be_room(graph, batched):
+    graph.go_on.clear()
+    servable = batched(largest_request=1, largest_batch=1, most_batches=1, timeout=0.25)
+    asked = [Ask(servable, [1.0])]
+    assert graph.begun.acquire(timeout=20)
+    asked.append(Ask(servable, [1.0]))
+    while not waiting(servable):
+        time.sleep(0.001)
+    with pytest.raises(ServingError) as raised:
+        servable.run({"x": np.zeros([1])}, ["y"], Call())
+    assert raised.value.retry_after == 0.25
+    graph.go_on.set()
+    assert [each.answer for each in asked] == [[2], [2]]
+
+
+def test_the_most_urgent_go_first_and_others_in_their_order(graph, batched):
+    servable = batched(largest_request=1, largest_batch=1)
+    graph.go_on.clear()
+    asked = [Ask(servable, [0.0])]
+    assert graph.begun.acquire(timeout=20)
+    for number, urgency in enumerate([3, 7, 0, 3, 0], start=1):
+        asked.append(Ask(servable, [float(number)], urgency=urgency))
+        while waiting(servable) < number:
+            time.sleep(0.001)
+    graph.go_on.set()
+    assert [each.answer for each in asked] == [[number + 1] for number in range(6)]
+    assert graph.batches == [[0], [3], [5], [1], [4], [2]]
+
+
+def test_what_is_less_urgent_does_not_take_the_room_of_what_is_more(graph, batched):
+    servable = batched(largest_request=1, largest_batch=1, most_batches=1)
+    graph.go_on.clear()
+    asked = [Ask(servable, [0.0])]
+    assert graph.begun.acquire(timeout=20)
+    asked.append(Ask(servable, [1.0], urgency=3))
+    while not waiting(servable):
+        time.sleep(0.001)
+    asked.append(Ask(servable, [2.0], urgency=1))
+    while waiting(servable) < 2:
+        time.sleep(0.001)
+    for urgency in (1, 3, 5):
+        assert Ask(servable, [3.0], urgency=urgency).answer.startswith("UNAVAILABLE")
+    graph.go_on.set()
+    assert [each.answer for each in asked] == [[1], [2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("u=0", 0),
+        ("i, u=7", 7),
+        ("u=5, i", 5),
+        ("", 3),
+        ("u=8", 3),
+        ("u=-1", 3),
+        ("u=", 3),
+        ("urgent", 3),
+    ],
+)
+def test_urgency_is_read_as_in_rfc_9218(header, expected):
+    assert calls.urgency(header) == expected
+
+
+def test_a_cancelled_request_leaves_the_queue_and_is_not_run(graph, batched):
+    servable = batched()
+    graph.go_on.clear()
+    busy = Ask(servable, [0.0])
+    assert graph.begun.acquire(timeout=20)
+
+    async def ask():
+        call = Call(mailbox=Mailbox())
+        asked = [asyncio.ensure_future(call.run(servable, feed(x), ["y"])) for x in (1.0, 2.0)]
+        while waiting(servable) < 2:
+            await asyncio.sleep(0.001)
+        asked[0].cancel()
+        while waiting(servable) > 1:
+            await asyncio.sleep(0.001)
+        graph.go_on.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    cancelled, (answer,) = asyncio.run(ask())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert (busy.answer, answer.tolist()) == ([1], [3])
+    assert graph.batches == [[0], [2]]
+
+
+def feed(*values):
+    return {"x": np.array(values)}
+
+
+def test_an_event_loop_asks_for_all_that_it_has_at_once(graph, batched):
+    servable = batched()
+
+    async def ask():
+        call = Call(mailbox=Mailbox())
+        return await asyncio.gather(
+            *(call.run(servable, feed(float(number)), ["y"]) for number in range(50))
+        )
+
+    assert [y.tolist() for (y,) in asyncio.run(ask())] == [[number + 1] for number in range(50)]
+    assert graph.batches == [list(range(50))]
+
+
+def test_a_piece_that_fails_takes_the_others_along(graph, batched):
+    servable = batched(largest_request=3, largest_batch=1, most_batches=2)
+
+    async def ask():
+        with pytest.raises(ServingError, match="queue to which this task was submitted is full"):
+            await Call(mailbox=Mailbox()).run(servable, feed(1.0, 2.0, 3.0), ["y"])
+
+    asyncio.run(ask())
+    assert not waiting(servable)
+    assert graph.batches == []
+
+
+def test_two_versions_never_share_a_batch(metrics):
+    scheduler = Scheduler(1, "threads")
+    graphs = Graph(), Graph()
+    versions = [BatchedServable(graph, Parameters(), scheduler, metrics) for graph in graphs]
+
+    async def ask():
+        call = Call(mailbox=Mailbox())
+        asked = [call.run(versions[n % 2], feed(float(n)), ["y"]) for n in range(20)]
+        return await asyncio.gather(*asked)
+
+    assert [y.tolist() for (y,) in asyncio.run(ask())] == [[n + 1] for n in range(20)]
+    assert [graph.batches for graph in graphs] == [[list(range(n, 20, 2))] for n in (0, 1)]
+    scheduler.close()
 
 
 EXPIRED = "RESOURCE_EXHAUSTED: Run() timeout exceeded while waiting in batching queue"
@@ -303,10 +445,18 @@ def test_closing_waits_for_the_batches_under_way(graph, batched):
     assert graph.closed
 
 
-def test_threads_end_with_their_scheduler():
+def test_threads_begin_when_needed_and_end_with_their_scheduler(graph, metrics):
     before = threading.active_count()
     scheduler = Scheduler(3, "threads")
-    assert threading.active_count() == before + 3
+    graph.go_on.clear()
+    queue = Queue(lambda tasks: deliver([task.succeed(graph.go_on.wait(20)) for task in tasks]))
+    tasks = [Task(None, 1, None, None, USUAL) for _ in range(5)]
+    for count, task in enumerate(tasks):
+        assert threading.active_count() == before + min(count, 3)
+        with scheduler.submitted(queue, [task]):
+            pass
+    graph.go_on.set()
+    assert [scheduler.result(queue, task) for task in tasks] == [True] * 5
     scheduler.close()
     assert threading.active_count() == before
 
@@ -314,7 +464,7 @@ def test_threads_end_with_their_scheduler():
 def test_tensors_of_rank_seven_cannot_be_lengthened():
     requests = [{"x": np.zeros([1] * 6 + [size])} for size in (1, 2)]
     with pytest.raises(ServingError, match="Only tensors with rank from 1 to 6 can be padded"):
-        batch_tensors.merge(requests, 2, pad=True)
+        batch_tensors.merge(requests, 2, pad=True, paddings={})
 
 
 def options_with(tmp_path, text):
@@ -458,16 +608,20 @@ def test_full_queues_and_long_waits_have_their_codes(model_root, options, free_p
     with Server(chosen) as server:
         first = threading.Thread(target=lambda: answers.append(ask_rest(chosen, "[1]")))
         first.start()
-        queues = server._batching._scheduler._queues
-        while not (queues and not queues[0].empty):
+        while not server._batching._batches._waiting:
             time.sleep(0.001)
         with pytest.raises(grpc.RpcError) as raised:
             predict(chosen, 1.0, 2.0)
-        assert ask_rest(chosen, "[1, 2]")[0] == 503
+        connection = http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20)
+        connection.request("POST", "/v1/models/default:predict", '{"inputs": [1, 2]}')
+        response = connection.getresponse()
+        assert (response.status, response.headers["Retry-After"]) == (503, "30")
+        connection.close()
         first.join()
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     full = "currently 1 batches enqueued and max_enqueued_batches is 1"
     assert full in raised.value.details()
+    assert dict(raised.value.trailing_metadata())["grpc-retry-pushback-ms"] == "30000"
     expired = "Run() timeout exceeded while waiting in batching queue"
     assert answers == [(429, {"error": expired})]
 

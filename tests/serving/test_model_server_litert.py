@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from serving.client import Client
+from serving.model_server.batching import Batching
 from serving.model_server.errors import ServingError
 from serving.model_server.flags import Options
 from serving.model_server.litert import LiteServable
@@ -90,6 +91,7 @@ def test_a_wrong_type_is_refused(lite):
 
 def test_a_file_that_is_no_model_fails_its_load(tmp_path):
     (tmp_path / "model.tflite").write_bytes(b"q" * 100)
-    loader = Loader(Options(prefer_tflite_model=True), Metrics())
+    options, metrics = Options(prefer_tflite_model=True), Metrics()
+    loader = Loader(options, metrics, Batching(options, metrics))
     with pytest.raises(ServingError, match=r"model\.tflite"):
-        loader.load(str(tmp_path))
+        loader.load(str(tmp_path), "m")

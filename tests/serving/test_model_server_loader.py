@@ -1,5 +1,6 @@
 import pytest
 
+from serving.model_server.batching import Batching
 from serving.model_server.errors import ServingError
 from serving.model_server.flags import Options
 from serving.model_server.loader import Loader, _session_config
@@ -26,10 +27,10 @@ def test_one_flag_sets_both_numbers_of_threads():
 
 def test_attempts_to_load_are_counted(model_root, tmp_path):
     metrics = Metrics()
-    loader = Loader(Options(), metrics)
-    loader.load(str(model_root / "half_plus/2")).close()
+    loader = Loader(Options(), metrics, Batching(Options(), metrics))
+    loader.load(str(model_root / "half_plus/2"), "m").close()
     with pytest.raises(ServingError):
-        loader.load(str(tmp_path))
+        loader.load(str(tmp_path), "m")
     lines = list(metrics.load_attempts.lines("n"))
     assert sorted(line.partition("status=")[2] for line in lines) == ['"fail"} 1', '"success"} 1']
     assert metrics.load_latency.total() > 0

@@ -15,7 +15,7 @@ class Loader:
         self.events = []
         self.bad = set()
 
-    def __call__(self, path):
+    def __call__(self, path, _):
         self.events.append(f"load {path}")
         if path in self.bad:
             raise not_found(f"{path}/vocabulary.txt")

@@ -4,6 +4,8 @@ import tensorflow as tf
 from tensorflow.core.example.example_pb2 import Example
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+from serving.model_server.batching import Batching
+from serving.model_server.calls import Call
 from serving.model_server.errors import ServingError
 from serving.model_server.flags import Options
 from serving.model_server.loader import Loader
@@ -58,11 +60,13 @@ def version(tmp_path, model_root):
 def loaded(folder, **changed):
     """Returns the servable, and the metrics of its loading."""
     metrics = Metrics()
-    return Loader(Options(**changed), metrics).load(str(folder)), metrics
+    options = Options(**changed)
+    loader = Loader(options, metrics, Batching(options, metrics))
+    return loader.load(str(folder), "m"), metrics
 
 
 def count(servable):
-    (value,) = servable.run({"by:0": np.float32(0)}, ["AssignAdd:0"])
+    (value,) = servable.run({"by:0": np.float32(0)}, ["AssignAdd:0"], Call())
     return float(value)
 
 

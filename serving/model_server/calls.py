@@ -1,0 +1,114 @@
+"""Who asks: how long they can wait, how urgent it is, and how they wait.
+
+The core's methods are coroutines that wait for nothing but runs of a graph, and for those by way
+of a `Call`. One call blocks its thread; another lets its event loop go on.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import numpy as np
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+from serving.model_server.batch_padding import Padding
+from serving.model_server.errors import Code, ServingError
+from serving.model_server.tasks import Mailbox
+
+USUAL = 3  # Urgency is from 0, the most urgent, to 7, as in RFC 9218.
+
+
+class Call:
+    """A request's own.
+
+    Args:
+        timeout_ms: Longest time to take; 0 for any.
+        urgency: What is more urgent (0) runs before what is less (7).
+        mailbox: Where an event loop gets its answers; without it, the thread waits.
+    """
+
+    def __init__(self, timeout_ms: int = 0, urgency: int = USUAL, mailbox: Mailbox | None = None):
+        self.deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
+        self.urgency = urgency
+        self.mailbox = mailbox
+
+    async def run(
+        self, servable: "Runner", feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+    ) -> list[np.ndarray]:
+        """Returns the tensors named in `fetches`; see `Servable.run`."""
+        if self.mailbox is None:
+            return servable.run(feeds, fetches, self)
+        return await servable.start(feeds, fetches, self)
+
+    async def wait(self, future: Future) -> None:
+        """Waits for another thread.
+
+        Raises:
+            ServingError: The time is over.
+        """
+        if self.mailbox is not None:
+            return await asyncio.wrap_future(future)
+        try:
+            future.result(self.timeout_ms() / 1000 or None)
+        except futures.TimeoutError:  # not the built-in one before Python 3.11
+            raise ServingError(
+                Code.DEADLINE_EXCEEDED, "Timed out waiting for notification"
+            ) from None
+
+    def timeout_ms(self) -> int:
+        """Returns the time that is left, at least 1; 0 where there is no limit."""
+        return timeout_ms(self.deadline)
+
+
+class Runner(Protocol):
+    """A loaded version, as requests see it."""
+
+    signatures: Mapping[str, SignatureDef]
+    paddings: Sequence[Padding]
+    alone: "Runner"  # The same without batching.
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], call: Call
+    ) -> list[np.ndarray]:
+        """Returns the tensors named in `fetches`; the thread waits."""
+
+    async def start(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], call: Call
+    ) -> list[np.ndarray]:
+        """Returns the tensors named in `fetches`; the event loop goes on."""
+
+    def close(self) -> None:
+        """Lets what runs end, and gives back the memory."""
+
+
+def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Returns what a coroutine of a blocking call returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as returned:
+        return returned.value
+    coroutine.close()
+    raise RuntimeError("A coroutine waited for an event loop where there is none")
+
+
+def timeout_ms(deadline: float | None) -> int:
+    """Returns the milliseconds until `deadline`, at least 1; 0 where there is none."""
+    return 0 if deadline is None else max(int((deadline - time.monotonic()) * 1000), 1)
+
+
+def urgency(priority: str) -> int:
+    """Returns the urgency that a priority header asks for: `u=0` for the most urgent.
+
+    As RFC 9218 wants it, what is not understood is passed over.
+    """
+    for part in priority.split(","):
+        key, _, value = part.strip().partition("=")
+        if key == "u" and value in _URGENCIES:
+            return int(value)
+    return USUAL
+
+
+_URGENCIES = frozenset("01234567")
