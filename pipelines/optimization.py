@@ -126,8 +126,8 @@ class LossScale(tf.Module):
         self._good_steps.assign(tf.where(doubles, tf.zeros_like(good), good))
 
     @property
-    def at_least(self) -> tf.Tensor:
-        """Whether the scale cannot be halved any more."""
+    def is_least(self) -> tf.Tensor:
+        """Whether the scale cannot be halved any more: what is not finite is not its doing."""
         return self.scale <= _LEAST_SCALE
 
 

@@ -32,7 +32,7 @@ class Totals(NamedTuple):
     padded: tf.Tensor
     """The same with padding."""
     skipped: tf.Tensor
-    """Steps whose loss or gradient was not finite."""
+    """Steps whose loss or gradient was not finite, but for those that a loss scale made so."""
 
 
 class _Reduced(NamedTuple):
@@ -135,17 +135,19 @@ class TrainStep:
         )
         # Across replicas: the branches hold updates of the variables of all of them.
         tf.cond(finite, lambda: self._update(reduced.gradients), lambda: tf.constant(False))
+        totals = self._totals(group, loss, weight, finite)
         if self._scale is not None:
             self._scale.update(finite)
         self.step.assign_add(1)
-        return self._totals(group, loss, weight, finite), stop > 0
+        return totals, stop > 0
 
     def _totals(self, group, loss, weight, finite) -> Totals:
         examples = sum(_rows(batch) for batch in group)
         real, padded = _elements(group)
         done = [tf.cast(each, tf.float64) for each in (loss, weight, examples, real, padded)]
         done = [tf.where(finite, each, 0.0) for each in done]
-        return Totals(*done, skipped=1.0 - tf.cast(finite, tf.float64))
+        skipped = ~finite if self._scale is None else ~finite & self._scale.is_least
+        return Totals(*done, skipped=tf.cast(skipped, tf.float64))
 
     def _reduced_gradients(self, group: Group, stop: tf.Tensor) -> _Reduced:
         context = tf.distribute.get_replica_context()

@@ -57,7 +57,7 @@ class Speller(Task):
     def losses(self, batch, dropout_seed=None):
         width = tf.minimum(tf.shape(batch["text"])[1], tf.shape(batch["sound"])[1])
         sounds, letters = batch["sound"][:, :width], batch["text"][:, :width]
-        scores = self.model(letters, dropout_seed)  # [B, U, V]
+        scores = tf.cast(self.model(letters, dropout_seed), tf.float32)  # [B, U, V]
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(sounds, scores)
         said = tf.sequence_mask(batch["sound" + LENGTHS], width, tf.float32)
         return tf.reduce_sum(losses * said, axis=1)

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 from dataclasses import replace
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_models.frontends.padding import pad
 from pipelines import strategies
-from pipelines.checkpoints import DamagedCheckpoint, OtherModel, weights_of
+from pipelines.checkpoints import CheckpointNotSaved, DamagedCheckpoint, OtherModel, weights_of
 from pipelines.display import Display
 from pipelines.errors import Interrupted
 from pipelines.evaluation import Evaluator
@@ -21,6 +23,7 @@ from pipelines.job import Train
 from pipelines.log import MetricsLog, read_metrics
 from pipelines.schedules import learning_rate
 from pipelines.selection import restore_best
+from pipelines.step import TrainStep
 from pipelines.training import NotFinite, Trainer
 
 STEPS = 23
@@ -50,7 +53,7 @@ class Quiet(Display):
 class Training:
     """A training in a folder, which goes on from what is in the folder."""
 
-    def __init__(self, make_task, dataset, config, folder):
+    def __init__(self, make_task, dataset, config, folder, profile=0):
         strategy = strategies.choose("auto")
         keras.utils.set_random_seed(config.seed)
         with strategy.scope():
@@ -58,7 +61,7 @@ class Training:
         self.folder, self.display = folder, Quiet()
         folder.mkdir(exist_ok=True)
         self._dataset, self._config = dataset, config
-        self.trainer = Trainer(self.task, config, self.batches(), strategy, folder)
+        self.trainer = Trainer(self.task, config, self.batches(), strategy, folder, profile)
 
     def batches(self):
         widths = [[2, 2], [4, 4]]
@@ -403,6 +406,167 @@ def test_the_weights_of_another_model_are_refused(speller, uninterrupted):
 def test_a_folder_without_a_model_is_an_error_that_says_so(speller, tmp_path):
     with pytest.raises(FileNotFoundError, match="must hold a trained model"):
         restore_best(weights_of(speller()), tmp_path)
+
+
+@pytest.fixture
+def unlucky(speller, records, words):
+    """A task whose loss is not a number in batches with `edab`, and its records: one has it."""
+
+    class Unlucky(speller):
+        def losses(self, batch, dropout_seed=None):
+            losses = super().losses(batch, dropout_seed)
+            those = tf.reduce_all(batch["text"][:, :2] == [5, 4], axis=1)  # words in ed…
+            return tf.where(those, float("nan"), losses)
+
+    some = [word for word in words(97) if not word.startswith("ed")]
+    return Unlucky, records([(word, word.upper()) for word in [*some, "edab"]])
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted_up_to_the_limit(training, unlucky):
+    task, data = unlucky
+    changed = {"log_every": 1, "evaluate_every": 100, "steps": 100, "nonfinite_limit": 2}
+    made = training(task=task, data=data, **changed)
+    with pytest.raises(NotFinite, match="At most 2 steps may"):
+        made.run()
+    skips = [line["step"] for line in made.lines if line["skipped_steps"]]
+    assert len(skips) == 2
+    assert all(np.isfinite(weights).all() for weights in made.weights)
+    assert int(made.trainer._step.optimizer.iterations) == made.trainer.step - 3
+
+
+def test_in_float16_the_loss_scale_finds_its_place(training):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        done = training(steps=60, evaluate_every=60, precision="float16").run()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    losses = [line["loss"] for line in done.lines if line.get("loss")]
+    assert losses[-1] < 0.2 * losses[0]
+    assert sum(line.get("skipped_steps", 0) for line in done.lines) == 0
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(speller, words):
+    """Of any sizes: the mean is over all their examples."""
+    config = replace(CONFIG, optimizer="sgd", weight_decay=0.0, beta_1=0.0, warmup_steps=0)
+
+    def weights(accumulate, sizes):
+        keras.utils.set_random_seed(1)
+        task, start, some = speller(rate=0.0), 0, words(12)
+        step = TrainStep(task, replace(config, accumulate=accumulate), strategies.choose("auto"))
+        batches = []
+        for size in sizes:
+            texts = tf.constant(some[start : start + size])
+            batches.append(pad(task.features({"text": texts, "sound": tf.strings.upper(texts)})))
+            start += size
+        step((tuple(batches),), stop=False)
+        return [variable.numpy() for variable in task.model.variables]
+
+    for a, b in zip(weights(1, [12]), weights(3, [5, 1, 6]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_several_steps_a_call_are_the_same_steps(training, uninterrupted):
+    assert same(training(steps_per_call=3).run().weights, uninterrupted.weights)
+
+
+def test_the_moving_average_is_what_is_evaluated_and_kept(training):
+    made, seen = training(steps=20, ema=0.9), []
+
+    def evaluate():
+        seen.append(made.weights)
+        return {"sound_error_rate": 1.0 / len(seen), "loss": 0.0}
+
+    made.run(evaluate)
+    averages = [each.numpy() for each in made.trainer._step.average.averages]
+    assert same(seen[-1], averages)
+    assert same(made.weights, averages)
+
+
+@pytest.mark.parametrize(("select", "kept"), [("best", [2, 4]), ("last", [5, 6])])
+def test_the_final_weights_are_the_mean_of_those_selected(training, select, kept):
+    """Of six evaluations; interrupted after the fifth, when all but one are to come again."""
+    rates, seen = [0.5, 0.2, 0.4, 0.1, 0.6, 0.3], {}
+    changed = {"steps": 12, "evaluate_every": 2, "checkpoint_every": 7}
+    changed |= {"average": 2, "select": select}
+
+    def run(made, crash_at=None):
+        def evaluate():
+            number = made.trainer.step // 2
+            seen[number] = made.weights
+            return {"sound_error_rate": rates[number - 1], "loss": 0.0}
+
+        def crash(step, numbers, best):
+            if step == crash_at:
+                raise KeyboardInterrupt
+
+        made.display.evaluation = crash
+        made.run(evaluate)
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        run(training(**changed), crash_at=10)
+    done = run(training(**changed))
+    means = [(a.astype(np.float64) + b) / 2 for a, b in zip(*(seen[n] for n in kept), strict=True)]
+    for weights, mean in zip(done.weights, means, strict=True):
+        np.testing.assert_allclose(weights, mean, rtol=1e-6)
+    files = {path.stem for path in (done.folder / "best").glob("*.index")}
+    assert files == {f"ckpt-{2 * number}" for number in kept}
+    assert done.trainer.best_step == 8
+
+
+def test_the_rate_is_reduced_on_a_plateau_and_stays_so(training):
+    rates = iter([0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.3, 0.3, 0.3])
+    changed = {"steps": 18, "evaluate_every": 2, "schedule": "plateau", "learning_rate": 0.4}
+    changed |= {"plateau_patience": 2, "plateau_factor": 0.1, "warmup_steps": 0}
+    made = training(**changed, log_every=2)
+    made.run(lambda: {"sound_error_rate": next(rates), "loss": 0.0})
+    shown = [line["learning_rate"] for line in made.lines if "learning_rate" in line]
+    # After evaluations 4 and 6 (none better since the second), and after the ninth.
+    expected = [0.4] * 4 + [0.04] * 2 + [0.004] * 3
+    assert shown == pytest.approx(expected, rel=1e-5)
+    again = training(**changed, log_every=2)
+    assert again.trainer._step.learning_rate == pytest.approx(0.0004, rel=1e-5)
+
+
+def test_any_number_of_an_evaluation_may_select_and_large_ones_may_be_good(training, speller):
+    class Accurate(speller):
+        higher_is_better = frozenset({"accuracy"})
+
+    made = training(task=Accurate, steps=9, evaluate_every=3, metric="accuracy")
+    accuracies = iter([0.5, 0.7, 0.6])
+    made.run(lambda: {"sound_error_rate": 0.0, "accuracy": next(accuracies)})
+    assert made.trainer.best_step == 6
+
+
+def test_a_profile_of_some_steps_is_written_for_tensorboard(speller, dataset, tmp_path):
+    config = replace(CONFIG, steps=12, steps_per_call=4, evaluate_every=100)
+    made = Training(speller, dataset, config, tmp_path / "run", profile=3).run()
+    assert len(list(made.folder.glob("events/plugins/profile/*/*.xplane.pb"))) == 1
+    assert made.trainer.step == 12
+
+
+# A disk that is full.
+
+
+def test_a_checkpoint_that_cannot_be_written_loses_none_before(training, uninterrupted):
+    """A limit on the size of files stands in for the disk: the weights do not fit any more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    made = training()
+    evaluate = iter(range(2))
+
+    def fill():
+        if next(evaluate) == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+        return made.evaluate()
+
+    try:
+        with pytest.raises(CheckpointNotSaved, match="Checkpoints before it are"):
+            made.run(fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resumed = training()
+    assert resumed.trainer.step == 15
+    assert same(resumed.run().weights, uninterrupted.weights)
 
 
 # The learning rate.
