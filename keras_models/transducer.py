@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from keras_models import BLANK
 from keras_models.configs.transducer import TransducerConfig
-from keras_models.decoding.transducer import Hypotheses, greedy_transducer_search
+from keras_models.decoding.beam import beam_transducer_search
+from keras_models.decoding.transducer import Hypotheses, Steps, greedy_transducer_search
 from keras_models.layers.dropout import dropout, fold_in
 from keras_models.layers.joint import Joint
 from keras_models.layers.recurrent import LSTM, LSTMState, StackedLSTM
@@ -21,6 +22,13 @@ class PredictorState(NamedTuple):
 
     lstm: LSTMState
     projection: tf.Tensor  # [B, joint units], the prediction as the joint takes it
+
+
+class RowState(NamedTuple):
+    """What a search carries with a hypothesis, `N` of them."""
+
+    example: tf.Tensor  # [N] int32, whose encoding it is about
+    predictor: PredictorState
 
 
 class Transducer(keras.layers.Layer):
@@ -35,7 +43,7 @@ class Transducer(keras.layers.Layer):
     def __init__(self, config: TransducerConfig, input_size: int, output_size: int):
         super().__init__()
         self._dropout = config.dropout
-        self._max_symbols_per_frame = config.max_symbols_per_frame
+        self._config = config
         self._input_embedding = keras.layers.Embedding(input_size, config.embedding_units)
         self._encoder = StackedLSTM(
             config.encoder_units, config.encoder_layers, bidirectional=True, dropout=config.dropout
@@ -78,15 +86,44 @@ class Transducer(keras.layers.Layer):
         return transducer_loss(scores, labels, input_lengths, label_lengths)
 
     def search(self, inputs, input_lengths) -> Hypotheses:
-        """Returns the labels found for inputs `[B, T]` int32 of lengths `[B]`, greedily."""
-        encoding = self.encode(inputs, input_lengths)
+        """Returns the best labels found for inputs `[B, T]` int32 of lengths `[B]`."""
+        if self._config.beam > 1:
+            found = self._beam_search(inputs, input_lengths, self._config.beam)
+            return Hypotheses(*(values[:, 0] for values in found))
         return greedy_transducer_search(
-            lambda frames, state: self.score(encoding, frames, state),
-            self.advance,
-            self.start(tf.shape(inputs)[0]),
+            *self.steps(self.encode(inputs, input_lengths)),
             input_lengths,
-            max_symbols_per_frame=self._max_symbols_per_frame,
+            max_symbols_per_frame=self._config.max_symbols_per_frame,
         )
+
+    def n_best(self, inputs, input_lengths) -> Hypotheses:
+        """Returns the `K` best labels found for each input, `[B, K, …]`, best first."""
+        beam = max(self._config.n_best, self._config.beam)
+        found = self._beam_search(inputs, input_lengths, beam)
+        return Hypotheses(*(values[:, : self._config.n_best] for values in found))
+
+    def _beam_search(self, inputs, input_lengths, beam: int) -> Hypotheses:
+        return beam_transducer_search(
+            *self.steps(self.encode(inputs, input_lengths)),
+            input_lengths,
+            beam=beam,
+            order=self._config.search,
+            max_symbols_per_frame=self._config.max_symbols_per_frame,
+            length_normalization=self._config.length_normalization,
+        )
+
+    def steps(self, encoding) -> Steps:
+        """Returns what a search needs, for the encoder's output `[B, T, joint units]`."""
+
+        def score(frames, row):
+            frame = tf.gather_nd(encoding, tf.stack([row.example, frames], axis=1))
+            return tf.nn.log_softmax(self._joint(frame, row.predictor.projection))
+
+        def advance(labels, row):
+            return row._replace(predictor=self.advance(labels, row.predictor))
+
+        batch_size = tf.shape(encoding)[0]
+        return Steps(score, advance, RowState(tf.range(batch_size), self.start(batch_size)))
 
     def encode(self, inputs, input_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the encoder's output as the joint takes it, `[B, T, joint units]`."""

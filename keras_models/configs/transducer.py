@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -30,6 +30,15 @@ class TransducerConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of activations dropped in training."""
 
+    beam: PositiveInt = 1
+    """Hypotheses that the search keeps for an input; 1 is greedy."""
+    search: Literal["frame", "alignment", "adaptive"] = "frame"
+    """What a beam keeps together: hypotheses that are at one frame, or as many labels and frames
+    on; `adaptive` looks only at what is likely to follow, frame by frame."""
+    n_best: PositiveInt = 10
+    """Hypotheses that the served signature `n_best` gives, by a beam of as many or of `beam`."""
+    length_normalization: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """What a beam ranks by at its end: 0 is the probability, 1 its mean over the symbols."""
     max_symbols_per_frame: PositiveInt = 8
     """Most output symbols that the search emits for one input symbol."""
 

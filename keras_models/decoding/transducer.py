@@ -1,5 +1,6 @@
 """Searches for the labels of a transducer, each example on its own way through its lattice."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -7,12 +8,34 @@ import tensorflow as tf
 from keras_models import BLANK, PADDING
 
 
-class Hypotheses(NamedTuple):
-    """One hypothesis an example."""
+class Steps(NamedTuple):
+    """A model as a search walks it: one hypothesis a row, `N` rows.
 
-    tokens: tf.Tensor  # [B, U] int32, padded with PADDING
-    lengths: tf.Tensor  # [B] int32
-    log_probability: tf.Tensor  # [B] float32, in nats
+    A greedy search has a row an example, a beam `K`: first those of the first example. Hypotheses
+    of an example with the same labels must have the same state, as a beam takes them together.
+    """
+
+    score: Callable
+    """Function `(frames [N], state) -> [N, V]` float: the log-probability of each symbol at these
+    frames, after the labels that the state has seen; or any other score, of which a hypothesis
+    has the sum. Frames are int32 and within the lengths, but that an example without frames is
+    asked for frame 0."""
+    advance: Callable
+    """Function `(labels [N], state) -> state`: the state after one more label. The result is kept
+    for the rows that emitted that label; for the others the label is 0. It is not called where
+    no row emits."""
+    initial_state: object
+    """Nest of tensors `[B, …]`: the state before any label. What a score needs to know of its
+    example belongs there, as a row's state follows it and its number does not."""
+
+
+class Hypotheses(NamedTuple):
+    """What a search found: one hypothesis an example or, of a beam, `K`, the best one first."""
+
+    tokens: tf.Tensor  # [B, U] or [B, K, U] int32, padded with PADDING
+    lengths: tf.Tensor  # [B] or [B, K] int32
+    log_probability: tf.Tensor  # [B] or [B, K] float32, in nats; -inf where there is none
+    frames: tf.Tensor  # [B, U] or [B, K, U] int32, where each token was emitted; padded with 0
 
 
 class _Search(NamedTuple):
@@ -20,6 +43,7 @@ class _Search(NamedTuple):
     symbols: tf.Tensor  # [B], emitted at that frame
     state: object  # nest of [B, …]
     tokens: tf.Tensor  # [B, U + 1]
+    token_frames: tf.Tensor  # [B, U + 1]
     lengths: tf.Tensor  # [B]
     log_probability: tf.Tensor  # [B]
 
@@ -44,13 +68,9 @@ def greedy_transducer_search(
     with `max_length` also under XLA.
 
     Args:
-        score: function `(frames [B], state) -> logits [B, V]`: unnormalised, at these frames and
-            after the labels that the state has seen. Frames are int32 and within the lengths,
-            but that an example without frames is asked for frame 0.
-        advance: function `(labels [B], state) -> state`: the state after one more label. The
-            result is kept for the examples that emitted that label; for the others the label
-            is 0. It is not called where no example emits.
-        initial_state: nest of tensors `[B, …]`, the state before any label.
+        score: as in `Steps`, and so are the next two.
+        advance: likewise.
+        initial_state: likewise.
         frame_lengths: `[B]` integers, frames of each example.
         blank: the symbol that consumes a frame.
         max_symbols_per_frame: bound on the labels emitted at one frame, at least 1.
@@ -66,7 +86,7 @@ def greedy_transducer_search(
         ValueError: `frame_lengths` is not of rank 1, or a bound is out of range.
     """
     frame_lengths = tf.cast(frame_lengths, tf.int32)
-    _check_arguments(frame_lengths, blank, max_symbols_per_frame, max_length)
+    check_arguments(frame_lengths, blank, max_symbols_per_frame, max_length)
     width = max_length
     if width is None:
         width = tf.reduce_max(tf.pad(frame_lengths, [[0, 1]])) * max_symbols_per_frame
@@ -74,30 +94,35 @@ def greedy_transducer_search(
 
     def step(search):
         running = search.frames < frame_lengths
-        logits = score(tf.minimum(search.frames, last_frames), search.state)
-        logits = _check_logits(tf.cast(logits, tf.float32), blank)
-        symbol = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        scores = score(tf.minimum(search.frames, last_frames), search.state)
+        scores = check_scores(tf.cast(scores, tf.float32), blank)
+        symbol = tf.argmax(scores, axis=-1, output_type=tf.int32)
         full = (search.symbols >= max_symbols_per_frame) | (search.lengths >= width)
         symbol = tf.where(full, blank, symbol)
         emits = running & (symbol != blank)
         label = tf.where(emits, symbol, PADDING)
-        log_probability = _log_probability(logits, symbol)
+        log_probability = tf.gather(scores, symbol, batch_dims=1)
         return _Search(
             frames=search.frames + tf.cast(running & ~emits, tf.int32),
             symbols=tf.where(emits, search.symbols + 1, 0),
-            state=_advance_where(emits, advance, label, search.state),
+            state=advance_where(emits, advance, label, search.state),
             tokens=_write(search.tokens, search.lengths, label),
+            token_frames=_write(
+                search.token_frames, search.lengths, tf.where(emits, search.frames, 0)
+            ),
             lengths=search.lengths + tf.cast(emits, tf.int32),
             log_probability=search.log_probability + tf.where(running, log_probability, 0.0),
         )
 
     zeros = tf.zeros_like(frame_lengths)
+    # One column more, to be written to by those that do not emit.
+    empty = tf.fill([tf.shape(frame_lengths)[0], width + 1], PADDING)
     start = _Search(
         frames=zeros,
         symbols=zeros,
         state=tf.nest.map_structure(tf.convert_to_tensor, initial_state),
-        # One column more, to be written to by those that do not emit.
-        tokens=tf.fill([tf.shape(frame_lengths)[0], width + 1], PADDING),
+        tokens=empty,
+        token_frames=empty,
         lengths=zeros,
         log_probability=tf.zeros_like(frame_lengths, tf.float32),
     )
@@ -109,16 +134,13 @@ def greedy_transducer_search(
     end = _Search(*end)
     if max_length is None:
         width = tf.reduce_max(tf.pad(end.lengths, [[0, 1]]))
-    return Hypotheses(end.tokens[:, :width], end.lengths, end.log_probability)
+    return Hypotheses(
+        end.tokens[:, :width], end.lengths, end.log_probability, end.token_frames[:, :width]
+    )
 
 
-def _log_probability(logits, symbol):
-    """Returns the log-probability of one symbol an example, `[B]`."""
-    return tf.gather(logits, symbol, batch_dims=1) - tf.reduce_logsumexp(logits, axis=-1)
-
-
-def _advance_where(emits, advance, label, state):
-    """Returns the state with the examples that emit a label advanced by it."""
+def advance_where(emits, advance, label, state):
+    """Returns the state with the rows that emit a label advanced by it."""
 
     def select(new, old):
         condition = tf.reshape(emits, [-1] + [1] * (old.shape.rank - 1))
@@ -140,14 +162,16 @@ def _write(tokens, lengths, label):
     return tf.tensor_scatter_nd_update(tokens, indices, label)
 
 
-def _check_logits(logits, blank):
-    size = logits.shape[-1]
+def check_scores(scores, blank):
+    """Returns the scores, after a check that they have a column for the blank."""
+    size = scores.shape[-1]
     if size is not None and blank >= size:
         raise ValueError(f"`blank` must be in [0, {size}). Received: blank={blank}")
-    return logits
+    return scores
 
 
-def _check_arguments(frame_lengths, blank, max_symbols_per_frame, max_length):
+def check_arguments(frame_lengths, blank, max_symbols_per_frame, max_length):
+    """Raises ValueError for arguments that no search takes."""
     if frame_lengths.shape.rank != 1:
         raise ValueError(f"`frame_lengths` must have rank 1. Received: {frame_lengths.shape}")
     if blank < 0:

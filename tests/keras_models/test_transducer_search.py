@@ -1,4 +1,3 @@
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +35,8 @@ class _Transducer(tf.Module):
 
     def search(self, encoded, lengths, advance=None, **options):
         def score(frames, state):
-            return self.joint(tf.gather(encoded, frames, batch_dims=1), state.hidden)
+            frame = tf.gather(encoded, frames, batch_dims=1)
+            return tf.nn.log_softmax(self.joint(frame, state.hidden))
 
         def step(labels, state):
             return _State(self.predict(labels, state.hidden), {"label": labels})
@@ -48,10 +48,10 @@ class _Transducer(tf.Module):
 
 
 def _one_by_one(model, encoded, lengths, blank=0, limit=LIMIT, max_length=10**6):
-    """Returns tokens and log-probability of each example, by two loops."""
+    """Returns tokens, log-probability and the tokens' frames of each example, by two loops."""
     results = []
     for example, frames in enumerate(lengths):
-        hidden, tokens, total = np.zeros([1, D], np.float32), [], 0.0
+        hidden, tokens, total, at = np.zeros([1, D], np.float32), [], 0.0, []
         for t in range(frames):
             for emitted in range(limit + 1):
                 logits = model.joint(encoded[example, t][None], hidden).numpy()[0]
@@ -61,8 +61,9 @@ def _one_by_one(model, encoded, lengths, blank=0, limit=LIMIT, max_length=10**6)
                 if symbol == blank:
                     break
                 tokens.append(symbol)
+                at.append(t)
                 hidden = model.predict([symbol], hidden).numpy()
-        results.append((tokens, total))
+        results.append((tokens, total, at))
     return results
 
 
@@ -71,18 +72,19 @@ def _encoded(seed=1):
 
 
 def _assert_found(hypotheses, expected):
-    tokens, lengths, log_probability = (x.numpy() for x in hypotheses)
-    assert [list(row[:n]) for row, n in zip(tokens, lengths, strict=True)] == [
-        tokens for tokens, _ in expected
-    ]
-    for row, length in zip(tokens, lengths, strict=True):
-        assert not row[length:].any()
-    np.testing.assert_allclose(log_probability, [x for _, x in expected], rtol=1e-5, atol=1e-6)
+    tokens, lengths, log_probability, frames = (x.numpy() for x in hypotheses)
+    for found, column in ((tokens, 0), (frames, 2)):
+        rows = [list(row[:n]) for row, n in zip(found, lengths, strict=True)]
+        assert rows == [each[column] for each in expected]
+        for row, length in zip(found, lengths, strict=True):
+            assert not row[length:].any()
+    np.testing.assert_allclose(log_probability, [x for _, x, _ in expected], rtol=1e-5, atol=1e-6)
 
 
 def _assert_same(hypotheses, others):
     np.testing.assert_array_equal(hypotheses.tokens, others.tokens)
     np.testing.assert_array_equal(hypotheses.lengths, others.lengths)
+    np.testing.assert_array_equal(hypotheses.frames, others.frames)
     np.testing.assert_allclose(hypotheses.log_probability, others.log_probability, rtol=1e-5)
 
 
@@ -93,7 +95,7 @@ def test_search_finds_what_two_loops_find(seed, limit):
     search = tf.function(model.search, autograph=False)
     found = search(encoded, LENGTHS, max_symbols_per_frame=limit)
     expected = _one_by_one(model, encoded, LENGTHS, limit=limit)
-    assert any(tokens for tokens, _ in expected)
+    assert any(tokens for tokens, _, _ in expected)
     _assert_found(found, expected)
 
 
@@ -102,7 +104,7 @@ def test_blank_may_be_any_symbol(blank):
     model, encoded = _Transducer(seed=13, blank=blank), _encoded(13)
     found = model.search(encoded, LENGTHS, blank=blank)
     expected = _one_by_one(model, encoded, LENGTHS, blank=blank)
-    assert any(0 in tokens for tokens, _ in expected)
+    assert any(0 in tokens for tokens, _, _ in expected)
     _assert_found(found, expected)
 
 
@@ -119,7 +121,8 @@ def test_eager_graph_and_xla_agree():
     assert found.tokens.shape == (B, T * LIMIT)
     width = eager.tokens.shape[1]
     assert not found.tokens.numpy()[:, width:].any()
-    _assert_same(found._replace(tokens=found.tokens[:, :width]), eager)
+    tokens, frames = found.tokens[:, :width], found.frames[:, :width]
+    _assert_same(found._replace(tokens=tokens, frames=frames), eager)
 
 
 def test_tokens_are_as_wide_as_the_longest_hypothesis():
@@ -139,7 +142,9 @@ def test_a_batch_is_its_examples_in_any_order():
         one = slice(example, example + 1)
         alone = model.search(encoded[one], LENGTHS[one])
         length = int(found.lengths[example])
-        _assert_same(alone, type(found)(found.tokens[one, :length], *(x[one] for x in found[1:])))
+        tokens, frames = found.tokens[one, :length], found.frames[one, :length]
+        expected = type(found)(*(x[one] for x in found))
+        _assert_same(alone, expected._replace(tokens=tokens, frames=frames))
 
 
 @pytest.mark.parametrize("padding", [1e30, np.nan])
@@ -211,15 +216,15 @@ def test_log_probability_is_of_one_alignment_of_the_labels():
     np.testing.assert_allclose(one.log_probability, -losses, rtol=1e-5, atol=1e-6)
 
 
-def test_uniform_logits_cost_the_logarithm_of_their_number_at_each_step():
+def test_equal_scores_of_any_type_of_float_add_up_and_the_first_symbol_is_taken():
     found = greedy_transducer_search(
-        lambda frames, state: tf.zeros([B, V], tf.bfloat16),
+        lambda frames, state: tf.fill([B, V], tf.constant(-1.5, tf.bfloat16)),
         lambda labels, state: state,
         tf.zeros([B]),
         LENGTHS,
     )
-    np.testing.assert_array_equal(found.lengths, np.zeros(B))  # of equals the first, the blank
-    np.testing.assert_allclose(found.log_probability, -LENGTHS * math.log(V), rtol=1e-6)
+    np.testing.assert_array_equal(found.lengths, np.zeros(B))  # the first is the blank
+    np.testing.assert_array_equal(found.log_probability, -1.5 * LENGTHS)
 
 
 def test_an_exported_search_finds_the_same(tmp_path):

@@ -1,0 +1,312 @@
+"""Beam search for the labels of a transducer: three orders of the same steps."""
+
+from typing import Literal, NamedTuple, get_args
+
+import tensorflow as tf
+
+from keras_models import BLANK, PADDING
+from keras_models.decoding.transducer import (
+    Hypotheses,
+    advance_where,
+    check_arguments,
+    check_scores,
+)
+
+Order = Literal["frame", "alignment", "adaptive"]
+
+_NEVER = float("-inf")
+# Multiplies the hash of a prefix (Knuth's MMIX generator); that of a longer one adds its label.
+_HASH_FACTOR = 6364136223846793005
+
+
+class _Beam(NamedTuple):
+    """K hypotheses an example, no two of which have both labels and frame in common."""
+
+    frames: tf.Tensor  # [B, K] int32, the frame each is at
+    symbols: tf.Tensor  # [B, K] int32, emitted at that frame
+    log_probability: tf.Tensor  # [B, K], of all its paths; that of a place without one is -inf
+    best_path: tf.Tensor  # [B, K], of the likeliest of its paths
+    hashed: tf.Tensor  # [B, K] int64, of its labels
+    hashed_before: tf.Tensor  # [B, K] int64, of its labels but for the last
+    last: tf.Tensor  # [B, K] int32, the last label
+    lengths: tf.Tensor  # [B, K] int32
+    tokens: tf.Tensor  # [B, K, U] int32
+    token_frames: tf.Tensor  # [B, K, U] int32, of its best path
+    state: object  # nest of [B · K, …]
+
+
+class _Candidates(NamedTuple):
+    """What the hypotheses of a beam may become: as they are, or one label longer."""
+
+    kept: tf.Tensor  # [B, K], log-probability after the blank, or after nothing
+    kept_path: tf.Tensor  # [B, K], likewise of the best path
+    kept_frames: tf.Tensor  # [B, K] int32
+    longer: tf.Tensor  # [B, K · V], log-probability after each label
+    by_label: tf.Tensor  # [B, K · V], log-probability of the label itself
+
+
+def beam_transducer_search(
+    score,
+    advance,
+    initial_state,
+    frame_lengths,
+    *,
+    beam,
+    order: Order = "frame",
+    blank=BLANK,
+    max_symbols_per_frame=10,
+    max_length=None,
+    length_normalization=0.0,
+    expansion_beta=2,
+    expansion_gamma=2.3,
+):
+    """Returns the `K` best hypotheses of each example, the probabilities of their paths summed.
+
+    Every step takes some hypotheses of the beam and puts in their place what they become by the
+    blank, at the next frame, and by each label, at the same frame. What has labels and frame in
+    common is then one hypothesis, whose probability is the sum (prefix merging). The `K` likeliest
+    stay. The orders differ in which hypotheses are taken:
+
+        frame      all that have not had the blank of the earliest frame: the search of Graves
+                   2012 (arXiv 1211.3711), which takes them one by one, here `K` at once
+        alignment  all: those that compete have as many labels and blanks together (Saon et al.
+                   2020, "Alignment-length synchronous decoding for RNN transducer")
+        adaptive   as `frame`; and of the symbols that follow a hypothesis only the `beam +
+                   expansion_beta` likeliest are looked at, within `expansion_gamma` nats of the
+                   first (Kim et al. 2020, "Accelerating RNN transducer inference via adaptive
+                   expansion search")
+
+    In every order hypotheses that wait for others, at the next frame or at the end, keep a place
+    in the beam only while they are among the `K` likeliest. So a beam of 1 takes the likeliest
+    symbol at every node: it is the greedy search, for `adaptive` where `expansion_beta` is 0. A
+    beam with room for all prefixes at two frames finds every hypothesis with its exact probability.
+
+    The search is one `tf.while_loop`: in a graph, in an exported one, eagerly, and with
+    `max_length` under XLA.
+
+    Args:
+        score: as in `Steps`, and so are the next two.
+        advance: likewise.
+        initial_state: likewise.
+        frame_lengths: `[B]` integers, frames of each example.
+        beam: `K`, at least 1.
+        order: see above.
+        blank: the symbol that consumes a frame.
+        max_symbols_per_frame: bound on the labels emitted at one frame, at least 1. Where it is
+            reached the blank is taken, whatever its probability. In the order `alignment`, which
+            merges paths that have emitted more labels at a frame with others that have emitted
+            less, it is the likeliest one that counts.
+        max_length: bound on the labels of a hypothesis, and the number of columns of `tokens`,
+            as in `greedy_transducer_search`.
+        length_normalization: hypotheses are ranked, at the end, by `log_probability / U^this`:
+            0 takes the probability, 1 the mean per label (Graves 2012).
+        expansion_beta: see `adaptive`; at least 0.
+        expansion_gamma: see `adaptive`; at least 0, in nats.
+
+    Returns:
+        `Hypotheses` `[B, K, …]`, best first. `frames` are those of the likeliest path. Where there
+        are fewer hypotheses than `K`, the rest has a `log_probability` of -inf.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    frame_lengths = tf.cast(frame_lengths, tf.int32)
+    check_arguments(frame_lengths, blank, max_symbols_per_frame, max_length)
+    _check_beam(beam, order, expansion_beta, expansion_gamma)
+    width = max_length
+    if width is None:
+        width = tf.reduce_max(tf.pad(frame_lengths, [[0, 1]])) * max_symbols_per_frame
+    last_frames = tf.maximum(frame_lengths - 1, 0)[:, tf.newaxis]
+    merge = _merge_longer_with_kept if order == "alignment" else _merge_kept
+
+    def step(found):
+        taken = _unfinished(found, frame_lengths)
+        if order != "alignment":
+            earliest = tf.where(taken, found.frames, tf.int32.max)
+            taken &= found.frames == tf.reduce_min(earliest, axis=1, keepdims=True)
+        scores = score(_rows(tf.minimum(found.frames, last_frames)), found.state)
+        scores = check_scores(tf.cast(scores, tf.float32), blank)
+        scores = tf.reshape(scores, [tf.shape(found.frames)[0], beam, scores.shape[-1]])
+        full = (found.symbols >= max_symbols_per_frame) | (found.lengths >= width)
+        if order == "adaptive":
+            scores = _expansions(scores, full, blank, beam + expansion_beta, expansion_gamma)
+        candidates = merge(found, taken, _candidates(found, taken, full, scores, blank))
+        return _best(found, candidates, advance)
+
+    found = tf.while_loop(
+        lambda *found: tf.reduce_any(_unfinished(_Beam(*found), frame_lengths)),
+        lambda *found: step(_Beam(*found)),
+        _start(initial_state, tf.shape(frame_lengths)[0], beam, width),
+    )
+    found = _Beam(*found)
+    if max_length is None:
+        width = tf.reduce_max(tf.pad(tf.reshape(found.lengths, [-1]), [[0, 1]]))
+    return _ranked(found, width, length_normalization)
+
+
+def _start(initial_state, batch, beam, width):
+    """Returns beams with one hypothesis, that of no labels."""
+    zeros = tf.zeros([batch, beam], tf.int32)
+    first = tf.where(tf.range(beam) + zeros == 0, 0.0, _NEVER)
+    none = tf.fill([batch, beam, width], PADDING)
+    return _Beam(
+        frames=zeros,
+        symbols=zeros,
+        log_probability=first,
+        best_path=first,
+        hashed=tf.cast(zeros, tf.int64),
+        hashed_before=tf.cast(zeros, tf.int64),
+        last=zeros,
+        lengths=zeros,
+        tokens=none,
+        token_frames=none,
+        state=tf.nest.map_structure(lambda x: tf.repeat(x, beam, axis=0), initial_state),
+    )
+
+
+def _rows(values):
+    """Returns `[B · K]` for `[B, K]`."""
+    return tf.reshape(values, [-1])
+
+
+def _unfinished(found, frame_lengths):
+    """Returns `[B, K]` bool: where there is a hypothesis that has frames left."""
+    return _present(found) & (found.frames < frame_lengths[:, tf.newaxis])
+
+
+def _present(found):
+    return found.log_probability > _NEVER
+
+
+def _expansions(scores, full, blank, count, gamma):
+    """Returns the scores of the symbols that are worth looking at; those of others are -inf."""
+    best = tf.math.top_k(scores, min(count, scores.shape[-1])).values  # [B, K, count]
+    lowest = tf.maximum(best[..., -1:], best[..., :1] - gamma)
+    forced = full[..., tf.newaxis] & (tf.range(scores.shape[-1]) == blank)
+    return tf.where((scores >= lowest) | forced, scores, _NEVER)
+
+
+def _candidates(found, taken, full, scores, blank):
+    """Returns what becomes of the hypotheses that are taken, and of those that wait."""
+    by_blank = tf.where(taken, scores[..., blank], 0.0)
+    labels = tf.range(scores.shape[-1]) != blank
+    by_label = tf.where((taken & ~full)[..., tf.newaxis] & labels, scores, _NEVER)  # [B, K, V]
+    longer = found.log_probability[..., tf.newaxis] + by_label
+    flat = [tf.shape(longer)[0], longer.shape[1] * longer.shape[2]]
+    return _Candidates(
+        kept=found.log_probability + by_blank,
+        kept_path=found.best_path + by_blank,
+        kept_frames=found.frames + tf.cast(taken, tf.int32),
+        longer=tf.reshape(longer, flat),
+        by_label=tf.reshape(by_label, flat),
+    )
+
+
+def _merge_kept(found, taken, candidates):
+    """Returns the candidates with one for all that have equal labels and the blank of a frame.
+
+    They had emitted more or fewer of those labels at that frame. The one of the likeliest path
+    stays.
+    """
+    same = _pairs(_present(found), _present(found))
+    same &= _pairs(candidates.kept_frames, candidates.kept_frames, tf.equal)
+    same &= _pairs(found.hashed, found.hashed, tf.equal)  # [B, K, K]
+    total = tf.where(same, candidates.kept[:, :, tf.newaxis], _NEVER)
+    paths = tf.where(same, candidates.kept_path[:, :, tf.newaxis], _NEVER)
+    stays = tf.argmax(paths, axis=1, output_type=tf.int32) == tf.range(same.shape[1])
+    kept = tf.where(stays, tf.reduce_logsumexp(total, axis=1), _NEVER)
+    return candidates._replace(kept=kept)
+
+
+def _merge_longer_with_kept(found, taken, candidates):
+    """Returns the candidates with one for both that come to equal labels and frame.
+
+    One comes by the blank, the other by the last label from a shorter one, which is at that frame
+    already. The one of the likelier path stays.
+    """
+    beam = found.frames.shape[1]
+    symbols = candidates.longer.shape[1] // beam
+    follows = _pairs(_present(found) & taken, _present(found))  # [B, K shorter, K]
+    follows &= _pairs(found.frames, candidates.kept_frames, tf.equal)
+    follows &= _pairs(found.lengths + 1, found.lengths, tf.equal)
+    follows &= _pairs(found.hashed, found.hashed_before, tf.equal)
+    shorter = tf.argmax(follows, axis=1, output_type=tf.int32)
+    place = shorter * symbols + found.last
+    by_label = tf.gather(candidates.longer, place, batch_dims=1)
+    path = tf.gather(found.best_path, shorter, batch_dims=1)
+    path += tf.gather(candidates.by_label, place, batch_dims=1)
+    both = tf.reduce_any(follows, axis=1) & (by_label > _NEVER)
+    total = tf.reduce_logsumexp(tf.stack([candidates.kept, by_label]), axis=0)
+    longer_stays = both & (path > candidates.kept_path)
+    kept = tf.where(longer_stays, _NEVER, tf.where(both, total, candidates.kept))
+    # Minimum and maximum, as many that have no such place share one that means nothing.
+    examples = tf.broadcast_to(tf.range(tf.shape(place)[0])[:, tf.newaxis], tf.shape(place))
+    at = tf.stack([examples, place], axis=-1)
+    longer = tf.tensor_scatter_nd_min(candidates.longer, at, tf.where(both, _NEVER, -_NEVER))
+    longer = tf.tensor_scatter_nd_max(longer, at, tf.where(longer_stays, total, _NEVER))
+    return candidates._replace(kept=kept, longer=longer)
+
+
+def _pairs(of_rows, of_columns, relation=tf.logical_and):
+    """Returns `[B, K, K]` bool: the relation of every value to every other."""
+    return relation(of_rows[:, :, tf.newaxis], of_columns[:, tf.newaxis])
+
+
+def _best(found, candidates, advance):
+    """Returns a beam of the likeliest candidates."""
+    beam = found.frames.shape[1]
+    symbols = candidates.longer.shape[1] // beam
+    log_probability, place = tf.math.top_k(
+        tf.concat([candidates.kept, candidates.longer], axis=1), beam
+    )
+    is_kept = place < beam
+    longer = tf.maximum(place - beam, 0)
+    parent = tf.where(is_kept, place, longer // symbols)
+    emits = ~is_kept & (log_probability > _NEVER)
+    label = tf.where(emits, longer % symbols, PADDING)
+
+    def of_parent(values):
+        return tf.gather(values, parent, batch_dims=1)
+
+    longer_path = of_parent(found.best_path) + tf.gather(candidates.by_label, longer, batch_dims=1)
+    frames, hashed, lengths = map(of_parent, (found.frames, found.hashed, found.lengths))
+    hashed_longer = hashed * _HASH_FACTOR + tf.cast(label, tf.int64) + 1
+    written = emits[..., tf.newaxis] & (
+        tf.range(tf.shape(found.tokens)[2]) == lengths[..., tf.newaxis]
+    )
+    rows = beam * tf.range(tf.shape(parent)[0])[:, tf.newaxis] + parent
+    state = tf.nest.map_structure(lambda x: tf.gather(x, _rows(rows)), found.state)
+    return _Beam(
+        frames=tf.where(emits, frames, of_parent(candidates.kept_frames)),
+        symbols=tf.where(emits, of_parent(found.symbols) + 1, 0),
+        log_probability=log_probability,
+        best_path=tf.where(emits, longer_path, of_parent(candidates.kept_path)),
+        hashed=tf.where(emits, hashed_longer, hashed),
+        hashed_before=tf.where(emits, hashed, of_parent(found.hashed_before)),
+        last=tf.where(emits, label, of_parent(found.last)),
+        lengths=lengths + tf.cast(emits, tf.int32),
+        tokens=tf.where(written, label[..., tf.newaxis], of_parent(found.tokens)),
+        token_frames=tf.where(written, frames[..., tf.newaxis], of_parent(found.token_frames)),
+        state=advance_where(_rows(emits), advance, _rows(label), state),
+    )
+
+
+def _ranked(found, width, length_normalization):
+    """Returns the hypotheses in the order of their log-probabilities, normalised by length."""
+    by_length = tf.cast(tf.maximum(found.lengths, 1), tf.float32) ** length_normalization
+    order = tf.argsort(found.log_probability / by_length, direction="DESCENDING", stable=True)
+    best = (found.tokens, found.lengths, found.log_probability, found.token_frames)
+    tokens, lengths, log_probability, frames = (tf.gather(x, order, batch_dims=1) for x in best)
+    return Hypotheses(tokens[..., :width], lengths, log_probability, frames[..., :width])
+
+
+def _check_beam(beam, order, expansion_beta, expansion_gamma):
+    if beam < 1:
+        raise ValueError(f"`beam` must be at least 1. Received: beam={beam}")
+    if order not in get_args(Order):
+        raise ValueError(f"`order` must be one of {get_args(Order)}. Received: order={order!r}")
+    if expansion_beta < 0 or expansion_gamma < 0:
+        raise ValueError(
+            "`expansion_beta` and `expansion_gamma` must be at least 0. "
+            f"Received: expansion_beta={expansion_beta}, expansion_gamma={expansion_gamma}"
+        )
