@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import tyro
@@ -174,22 +173,38 @@ def _run_arguments(job: Job) -> type:
     return dataclasses.make_dataclass("Run", options + parts, frozen=True)
 
 
-def _open(path: Path, strategy: STRATEGIES = "auto", profile: int = 0):
+def _open(path: Path, strategy: STRATEGIES = "auto", profile: int = 0, model: Any = None):
     """Returns the run recorded in a folder."""
     folder = RunFolder(path)
     folder.job()  # bad usage is told before the seconds that TensorFlow takes
     import_tensorflow()
     from pipelines.run import Run
 
-    return Run(folder, Display(), strategy, profile)
+    return Run(folder, Display(), strategy, profile, model)
 
 
-def _open_trained(path: Path):
-    """Returns the run recorded in a folder, which has best weights."""
-    RunFolder(path).job()
+def _open_trained(path: Path, **fields: object):
+    """Returns the run recorded in a folder, which has best weights.
+
+    Args:
+        path: The folder.
+        **fields: Other values for fields of the model's configuration; None leaves one as it is.
+    """
+    _, job = RunFolder(path).job()
+    model = _changed(job.model, {name: x for name, x in fields.items() if x is not None})
     if not (path / "best").exists():
         raise UsageError(f"{path} holds a run that has not trained to a first evaluation. Run it.")
-    return _open(path)
+    return _open(path, model=model)
+
+
+def _changed(config: Any, fields: dict[str, object]) -> Any:
+    missing = fields.keys() - {field.name for field in dataclasses.fields(config)}
+    if missing:
+        raise UsageError(
+            f"The run's model, a {type(config).__name__}, must have what is to be changed. "
+            f"Received: {', '.join(f'--{name}' for name in sorted(missing))}"
+        )
+    return dataclasses.replace(config, **fields)
 
 
 def jobs() -> None:
@@ -202,14 +217,22 @@ def jobs() -> None:
     Console(highlight=False).print(table)
 
 
-def evaluate(run: Positional[Path], split: Literal["train", "validation", "test"] = "test") -> None:
+def evaluate(
+    run: Positional[Path],
+    split: Literal["train", "validation", "test"] = "test",
+    beam: int | None = None,
+    search: str | None = None,
+) -> None:
     """Measure a run's best weights on a split.
 
     Args:
         run: The run's folder.
         split: What to measure on.
+        beam: Hypotheses that the model's search keeps; the run's own --model.beam, if None.
+        search: How a beam is searched; the run's own --model.search, if None.
     """
-    print_numbers(Console(highlight=False), split, _open_trained(run).evaluation(split).numbers)
+    trained = _open_trained(run, beam=beam, search=search)
+    print_numbers(Console(highlight=False), split, trained.evaluation(split).numbers)
 
 
 def export(
@@ -217,6 +240,9 @@ def export(
     to: Path,
     name: str = "",
     version: int | None = None,
+    beam: int | None = None,
+    search: str | None = None,
+    n_best: int | None = None,
 ) -> None:
     """Export a run's best weights as a SavedModel that takes raw input and gives answers.
 
@@ -225,6 +251,9 @@ def export(
         to: The folder of models; the model goes to TO/NAME/VERSION.
         name: What the served model is called; the job's export name, if empty.
         version: A positive number that is not taken; one more than the highest, if None.
+        beam: Hypotheses that the model's search keeps; the run's own --model.beam, if None.
+        search: How a beam is searched; the run's own --model.search, if None.
+        n_best: Hypotheses that the signature n_best gives; the run's own --model.n_best, if None.
     """
     if version is not None and version < 1:
         raise UsageError(f"`version` must be positive. Received: {version}")
@@ -233,7 +262,8 @@ def export(
             "`name` must be of letters, digits, '_', '.' and '-', and begin with none of the last "
             f"two. Received: {name!r}"
         )
-    print(_open_trained(run).export_to(to, name, version))
+    trained = _open_trained(run, beam=beam, search=search, n_best=n_best)
+    print(trained.export_to(to, name, version))
 
 
 def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501) -> int:
@@ -257,7 +287,9 @@ def query(
     model: Positional[str],
     texts: Positional[tuple[str, ...]] = (),
     address: str = "localhost:8500",
-    signature: str = "serving_default",
+    signature: str = "",
+    n_best: int | None = None,
+    timestamps: bool = False,
     json: bool = False,
     timeout: float = 30.0,
 ) -> None:
@@ -267,16 +299,24 @@ def query(
         model: The model's name.
         texts: What to ask; lines of standard input, if none.
         address: HOST:PORT or unix:PATH of the server.
-        signature: Which of the model's functions to call.
+        signature: Which of the model's functions to call; if empty, the one of what is asked for.
+        n_best: Print so many answers to each text, the best first: text, log-probability, answer.
+        timestamps: Print where in the text each token of an answer was emitted: TOKEN@SYMBOL.
         json: Print all outputs as a JSON object a line, not the answer alone.
         timeout: Seconds to wait for an answer.
     """
+    if signature and (n_best is not None or timestamps):
+        raise UsageError("`signature` goes without `n_best` and `timestamps`, which choose one.")
+    if n_best is not None and n_best < 1:
+        raise UsageError(f"`n_best` must be at least 1. Received: {n_best}")
+    from pipelines import answers
     from serving.client import Client
 
+    chosen = signature or answers.signature(n_best, timestamps)
     with Client(address) as client:
         for batch in _batches(texts):
-            outputs = client.predict(model, batch, signature=signature, timeout=timeout)
-            for line in _lines(outputs, len(batch), json):
+            outputs = client.predict(model, batch, signature=chosen, timeout=timeout)
+            for line in answers.lines(batch, outputs, n_best, timestamps, json):
                 print(line, flush=True)
 
 
@@ -291,15 +331,6 @@ def _batches(texts: tuple[str, ...]) -> Iterator[list[str]]:
     lines = (line.rstrip("\n") for line in sys.stdin)
     while batch := list(itertools.islice(lines, size)):
         yield batch
-
-
-def _lines(outputs: dict, count: int, as_json: bool) -> Iterator[str]:
-    """Yields a line an example: all outputs, or the first text among them, else the first."""
-    answer = next((n for n, value in outputs.items() if value.dtype == object), next(iter(outputs)))
-    columns = {name: value.tolist() for name, value in outputs.items()}
-    for i in range(count):
-        example = {name: column[i] for name, column in columns.items()}
-        yield json.dumps(example, ensure_ascii=False) if as_json else str(example[answer])
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -35,14 +36,23 @@ class Run:
         display: Shows the progress.
         strategy: Where replicas of the model run; no part of the job, and another one may go on.
         profile: Number of training steps to write a profile of.
+        model: Configuration of the model in place of the recorded one: for the same weights, with
+            another search, say.
     """
 
     def __init__(
-        self, folder: RunFolder, display: Display, strategy: STRATEGIES = "auto", profile: int = 0
+        self,
+        folder: RunFolder,
+        display: Display,
+        strategy: STRATEGIES = "auto",
+        profile: int = 0,
+        model: Any = None,
     ):
         self.folder, self._display = folder, display
         self._strategy_name, self._profile = strategy, profile
         self.name, self.job = folder.job()
+        if model is not None:
+            self.job = replace(self.job, model=model)
 
     def run(self) -> None:
         """Does all the stages that are not done yet."""

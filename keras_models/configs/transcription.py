@@ -13,6 +13,9 @@ from keras_models.configs import STRICT
 if TYPE_CHECKING:
     from keras_models.tasks.transcriber import Transcriber
 
+# What the served signatures give beside the output text.
+_TAKEN = ("log_probability", "tokens", "frames")
+
 
 @dataclass(frozen=True, config=STRICT)
 class Text:
@@ -47,6 +50,11 @@ class Transcription:
             raise ValueError(
                 "`input.field` and `output.field` must differ. "
                 f"Received: {self.input.field!r} for both"
+            )
+        if self.output.field in _TAKEN:
+            raise ValueError(
+                f"`output.field` must be none of {', '.join(_TAKEN)}, which are served beside it. "
+                f"Received: {self.output.field!r}"
             )
         return self
 

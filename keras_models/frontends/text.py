@@ -102,12 +102,15 @@ class TextFrontend(tf.Module):
         return tf.cast(known, tf.int32)
 
     def decode(self, numbers: tf.Tensor) -> tf.Tensor:
-        """Returns `[B]` string for symbol numbers `[B, U]` int32 that 0 pads."""
-        symbols = self._texts.lookup(tf.cast(numbers, tf.int64))
-        symbols = tf.where(numbers == PADDING, "", symbols)
+        """Returns `[…]` string for symbol numbers `[…, U]` int32 that 0 pads."""
         separator = " " if self._config.unit == "token" else ""
-        present = tf.ragged.boolean_mask(symbols, numbers != PADDING)
-        return tf.strings.reduce_join(present, axis=-1, separator=separator)
+        text = tf.strings.reduce_join(self.spell(numbers), axis=-1, separator=separator)
+        return tf.strings.strip(text) if separator else text
+
+    def spell(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Returns the symbol of each number, a string; of 0 it is empty."""
+        symbols = self._texts.lookup(tf.cast(numbers, tf.int64))
+        return tf.where(numbers == PADDING, "", symbols)
 
 
 def _composed(text: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -89,12 +89,19 @@ class Task(tf.Module, abc.ABC):
     ) -> Counter[tuple[str, str]]:
         """Returns how often each part of a reference was answered by which other part."""
 
+    def answers(self) -> dict[str, Callable[[Tensors], dict[str, tf.Tensor]]]:
+        """Returns by signature name what is served of raw inputs."""
+        return {"serving_default": self.answer}
+
     def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the functions of the exported model by signature name."""
         names = list(self.input_signature)
 
-        @tf.function(input_signature=[self.input_signature[name] for name in names])
-        def serving_default(*inputs):
-            return self.answer(dict(zip(names, inputs, strict=True)))
+        def served(answer):
+            @tf.function(input_signature=[self.input_signature[name] for name in names])
+            def serve(*inputs):
+                return answer(dict(zip(names, inputs, strict=True)))
 
-        return {"serving_default": serving_default}
+            return serve
+
+        return {name: served(answer) for name, answer in self.answers().items()}

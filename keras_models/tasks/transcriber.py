@@ -18,7 +18,8 @@ class Transcriber(Task):
 
     Args:
         config: Names of the two texts, how they are cut, limits.
-        model: Config of a model with `losses`, `search` and `feasible`, as `Transducer` has them.
+        model: Config of a model with `losses`, `search`, `n_best` and `feasible`, as `Transducer`
+            has them.
         folder: Holds the vocabulary of each field.
     """
 
@@ -51,12 +52,42 @@ class Transcriber(Task):
         return tf.cast(batch[self._output + LENGTHS], tf.float32)
 
     def answer(self, inputs):
-        """Returns the output text, and `log_probability` of the best alignment that was found."""
+        """Returns the output text, and its `log_probability` as far as the search has summed it."""
+        answers = self._answers(self.model.search(*self._encoded(inputs)))
+        return {name: answers[name] for name in (self._output, "log_probability")}
+
+    def timestamps(self, inputs):
+        """Returns what `answer` does, and where each token was emitted.
+
+        `tokens` `[B, U]` are those of the output text, and "" past its end; `frames` `[B, U]` the
+        numbers, from 0, of the input symbols that they were emitted at, the unknown not counted.
+        """
+        return self._answers(self.model.search(*self._encoded(inputs)))
+
+    def n_best(self, inputs):
+        """Returns what `timestamps` does for the `K` best answers, `[B, K, …]`, best first.
+
+        Where there are fewer, the rest has a `log_probability` of -inf.
+        """
+        return self._answers(self.model.n_best(*self._encoded(inputs)))
+
+    def answers(self):
+        return {**super().answers(), "timestamps": self.timestamps, "n_best": self.n_best}
+
+    def _encoded(self, inputs):
+        """Returns input symbols `[B, T]` and their lengths `[B]`."""
         text = self.frontends[self._input].encode(inputs[self._input])
         batch = pad({self._input: self._within_limit(text)})
-        found = self.model.search(batch[self._input], batch[self._input + LENGTHS])
-        decoded = self.frontends[self._output].decode(found.tokens)
-        return {self._output: decoded, "log_probability": found.log_probability}
+        return batch[self._input], batch[self._input + LENGTHS]
+
+    def _answers(self, found):
+        frontend = self.frontends[self._output]
+        return {
+            self._output: frontend.decode(found.tokens),
+            "log_probability": found.log_probability,
+            "tokens": frontend.spell(found.tokens),
+            "frames": found.frames,
+        }
 
     @property
     def input_signature(self):

@@ -103,6 +103,9 @@ REFUSED = {
     "evaluate models": "must hold a config.json. Received: models",
     "evaluate untrained": "untrained holds a run that has not trained",
     "evaluate untrained --split tset": "('train', 'validation', 'test')",
+    "evaluate untrained --beam wide": "--beam",
+    "evaluate untrained --beam 0": "beam Input should be greater than 0",
+    "evaluate untrained --search wide": "'frame', 'alignment' or 'adaptive'",
     "export untrained": "--to PATH",
     "export untrained --to models": "untrained holds a run that has not trained",
     "export untrained --to models --version 0": "`version` must be positive. Received: 0",
@@ -112,6 +115,8 @@ REFUSED = {
     "serve models --rest_api_port -1": "`rest_api_port` must be in 0 … 65535. Received: -1",
     "query": "The model's name. (required)",
     "query model text --timeout soon": "--timeout",
+    "query model text --n-best 0": "`n_best` must be at least 1. Received: 0",
+    "query model text --signature x --timestamps": "`signature` goes without `n_best` and",
 }
 
 

@@ -15,7 +15,9 @@ import sys
 from types import SimpleNamespace
 
 import matplotlib.image
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipelines import jobfile
 from pipelines.cli import main
@@ -235,6 +237,18 @@ def test_evaluate_takes_another_split(call):
     )
 
 
+def test_a_beam_is_measured_and_exported_without_training_again(call, evaluation):
+    told = call("evaluate", "run", "--beam", 3, "--search", "alignment")
+    assert told.code == 0
+    assert f"test loss {evaluation['numbers']['loss']:.4f}" in told.out
+    assert call("export", "run", "--to", "beams", "--beam", 3, "--n-best", 2).code == 0
+    signatures = tf.saved_model.load(f"beams/{JOB}/1").signatures
+    best, answer = (signatures[name](tf.constant(["abc"])) for name in ("n_best", "timestamps"))
+    assert best["pronunciation"].shape == (1, 2)
+    np.testing.assert_array_equal(best["pronunciation"][:, 0], answer["pronunciation"])
+    np.testing.assert_allclose(best["log_probability"][:, 0], answer["log_probability"], rtol=1e-5)
+
+
 def test_a_version_is_exported_once(call, place):
     first, named, again = (
         call("export", "run", "--to", "more", *rest)
@@ -309,12 +323,49 @@ def test_json_has_all_outputs_one_object_a_line(call, server, evaluation):
     assert all(each["log_probability"] <= 0 for each in objects)
 
 
+def test_the_best_answers_are_lines_of_text_log_probability_and_answer(call, server):
+    told = call("query", JOB, "abc", "de", "--n-best", 3, "--address", server)
+    lines = [line.split("\t") for line in told.out.splitlines()]
+    assert [line[0] for line in lines] == ["abc"] * 3 + ["de"] * 3
+    scores = [float(line[1]) for line in lines]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+    assert len({line[2] for line in lines[:3]}) == 3
+    told = call("query", JOB, "abc", "de", "--n-best", 3, "--json", "--address", server)
+    objects = [json.loads(line) for line in told.out.splitlines()]
+    answers = [answer for each in objects for answer in each["pronunciation"]]
+    assert answers == [line[2] for line in lines]
+
+
+def test_each_token_has_its_timestamp(call, server, evaluation):
+    texts, answers = evaluation["inputs"][:9], evaluation["answers"][:9]
+    assert any(answers)
+    told = call("query", JOB, *texts, "--timestamps", "--address", server)
+    objects = [
+        json.loads(line)
+        for line in call(
+            "query", JOB, *texts, "--timestamps", "--json", "--address", server
+        ).out.splitlines()
+    ]
+    for line, answer, each in zip(told.out.split("\n"), answers, objects, strict=False):
+        assert each["tokens"] == answer.split()
+        stamped = [f"{t}@{n}" for t, n in zip(each["tokens"], each["frames"], strict=True)]
+        assert line.split() == stamped
+    told = call("query", JOB, texts[0], "--timestamps", "--n-best", 1, "--address", server)
+    assert told.out.split("\t")[2].count("@") == len(told.out.split("\t")[2].split())
+
+
+def test_more_answers_than_there_are_are_refused(call, server):
+    told = call("query", JOB, "abc", "--n-best", 11, "--address", server)
+    assert told.code == 2
+    assert "`n_best` must be at most 10" in told.err
+
+
 def test_what_the_server_lacks_is_told(call, server):
     model = call("query", "nothing", "abc", "--address", server)
     signature = call("query", JOB, "abc", "--signature", "other", "--address", server)
     assert (model.code, signature.code) == (1, 1)
     assert "nothing" in model.err
-    assert "It has: serving_default" in signature.err
+    assert "It has: n_best, serving_default, timestamps" in signature.err
 
 
 def test_text_that_is_too_long_is_told(call, server):
