@@ -104,7 +104,7 @@ REFUSED = {
     "evaluate untrained": "untrained holds a run that has not trained",
     "evaluate untrained --split tset": "('train', 'validation', 'test')",
     "evaluate untrained --beam wide": "--beam",
-    "evaluate untrained --beam 0": "beam Input should be greater than 0",
+    "evaluate untrained --beam 0": "beam: Input should be greater than 0",
     "evaluate untrained --search wide": "'frame', 'alignment' or 'adaptive'",
     "export untrained": "--to PATH",
     "export untrained --to models": "untrained holds a run that has not trained",
