@@ -86,7 +86,10 @@ class Transducer(keras.layers.Layer):
         return transducer_loss(scores, labels, input_lengths, label_lengths)
 
     def search(self, inputs, input_lengths) -> Hypotheses:
-        """Returns the best labels found for inputs `[B, T]` int32 of lengths `[B]`."""
+        """Returns the best labels found for inputs `[B, T]` int32 of lengths `[B]`.
+
+        Where `T` is static so is the width of what is returned, and XLA can compile it.
+        """
         if self._config.beam > 1:
             found = self._beam_search(inputs, input_lengths, self._config.beam)
             return Hypotheses(*(values[:, 0] for values in found))
@@ -94,6 +97,7 @@ class Transducer(keras.layers.Layer):
             *self.steps(self.encode(inputs, input_lengths)),
             input_lengths,
             max_symbols_per_frame=self._config.max_symbols_per_frame,
+            max_length=self._max_length(inputs),
         )
 
     def n_best(self, inputs, input_lengths) -> Hypotheses:
@@ -109,8 +113,13 @@ class Transducer(keras.layers.Layer):
             beam=beam,
             order=self._config.search,
             max_symbols_per_frame=self._config.max_symbols_per_frame,
+            max_length=self._max_length(inputs),
             length_normalization=self._config.length_normalization,
         )
+
+    def _max_length(self, inputs) -> int | None:
+        frames = inputs.shape[1]
+        return None if frames is None else frames * self._config.max_symbols_per_frame
 
     def steps(self, encoding) -> Steps:
         """Returns what a search needs, for the encoder's output `[B, T, joint units]`."""

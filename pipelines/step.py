@@ -102,6 +102,11 @@ class TrainStep:
         """That of the next step."""
         return float(self._rate())
 
+    @property
+    def compilations(self) -> int:
+        """How often gradients were traced: with static shapes, once for each bucket's."""
+        return self._losses_and_gradients.experimental_get_tracing_count()
+
     def __call__(self, groups: Groups, stop: bool) -> tuple[Totals, bool]:
         """Does some steps in one call.
 

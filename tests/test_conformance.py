@@ -19,7 +19,9 @@ import tensorflow as tf
 
 from keras_models.configs.transcription import Text, Transcription
 from keras_models.frontends.padding import LENGTHS, pad
-from pipelines import jobfile
+from pipelines import jobfile, strategies
+from pipelines.job import Train
+from pipelines.step import TrainStep
 from serving.export import export
 
 SEED = np.array([3, 7], np.int32)
@@ -92,12 +94,13 @@ def _small(config):
 
 @dataclass
 class Built:
-    """A job's task of a small model, its examples, and where its vocabulary lies."""
+    """A job's task of a small model, its examples, where its vocabulary and its variables lie."""
 
     name: str
     task: object
     examples: Examples
     folder: object
+    strategy: tf.distribute.Strategy
 
     def features(self, *rows):
         """Returns the features of the records in these rows, or of all."""
@@ -133,11 +136,13 @@ def built(request, tmp_path_factory) -> Built:
     examples = _examples(job.task)
     records = {name: tf.constant(column) for name, column in examples.records.items()}
     job.task.prepare([records], folder / "assets")
-    task = job.task.build(_small(job.model), folder / "assets")
+    strategy = strategies.choose("one_device")
+    with strategy.scope():
+        task = job.task.build(_small(job.model), folder / "assets")
     generator = np.random.default_rng(0)
     for variable in task.model.variables:
         variable.assign(generator.normal(scale=0.5, size=variable.shape))
-    return Built(request.param, task, examples, folder)
+    return Built(request.param, task, examples, folder, strategy)
 
 
 def _plain(value):
@@ -222,6 +227,33 @@ def test_losses_under_xla_are_those_of_a_graph(built):
         for jit_compile in (False, True)
     )
     np.testing.assert_allclose(compiled, graph, rtol=1e-4, atol=1e-4)
+
+
+def test_a_training_step_and_a_decoding_are_compiled_once_for_each_bucket(built):
+    """With static shapes, as a TPU needs them, however often a bucket comes."""
+    config = Train(static_shapes=True, optimizer="sgd", learning_rate=1e-3)
+    step = TrainStep(built.task, config, built.strategy)
+    predict = tf.function(built.task.predict, jit_compile=True)
+    sequences = [name for name in built.batch() if name + LENGTHS in built.batch()]
+    buckets = [pad(built.features(), dict.fromkeys(sequences, width)) for width in (9, 12)]
+    before = [variable.numpy() for variable in built.task.model.variables]
+    for batch in [*buckets, *buckets]:
+        totals, _ = step(((batch,),), stop=False)
+        assert float(totals.skipped) == 0.0
+        predict(batch)
+    assert step.compilations == predict.experimental_get_tracing_count() == len(buckets)
+    for variable, value in zip(built.task.model.variables, before, strict=True):
+        variable.assign(value)
+
+
+def test_a_compiled_decoding_is_that_of_a_graph(built):
+    batch = built.batch()
+    graph, compiled = (
+        tf.nest.flatten(tf.function(built.task.predict, jit_compile=jit_compile)(batch))
+        for jit_compile in (False, True)
+    )
+    for found, expected in zip(compiled, graph, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_is_a_function_of_its_seed(built):

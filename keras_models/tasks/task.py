@@ -54,6 +54,13 @@ class Task(tf.Module, abc.ABC):
         return tf.ones([tf.shape(next(iter(batch.values())))[0]])
 
     @abc.abstractmethod
+    def predict(self, batch: Tensors) -> tuple[tf.Tensor, ...]:
+        """Returns what `answer` puts into words: the decoder's numbers, for padded inputs.
+
+        XLA compiles it where the shapes are static.
+        """
+
+    @abc.abstractmethod
     def answer(self, inputs: Tensors) -> dict[str, tf.Tensor]:
         """Returns the final answers, `[B]` each, to raw inputs `[B]`: the served signature."""
 

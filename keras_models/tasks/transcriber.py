@@ -53,7 +53,7 @@ class Transcriber(Task):
 
     def answer(self, inputs):
         """Returns the output text, and its `log_probability` as far as the search has summed it."""
-        answers = self._answers(self.model.search(*self._encoded(inputs)))
+        answers = self.timestamps(inputs)
         return {name: answers[name] for name in (self._output, "log_probability")}
 
     def timestamps(self, inputs):
@@ -62,26 +62,36 @@ class Transcriber(Task):
         `tokens` `[B, U]` are those of the output text, and "" past its end; `frames` `[B, U]` the
         numbers, from 0, of the input symbols that they were emitted at, the unknown not counted.
         """
-        return self._answers(self.model.search(*self._encoded(inputs)))
+        return self._answers(self.predict(self._encoded(inputs)))
 
     def n_best(self, inputs):
         """Returns what `timestamps` does for the `K` best answers, `[B, K, …]`, best first.
 
         Where there are fewer, the rest has a `log_probability` of -inf.
         """
-        return self._answers(self.model.n_best(*self._encoded(inputs)))
+        return self._answers(self.model.n_best(*self._sequence(self._encoded(inputs))))
 
     def answers(self):
         return {**super().answers(), "timestamps": self.timestamps, "n_best": self.n_best}
 
+    def predict(self, batch):
+        return self.model.search(*self._sequence(batch))
+
     def _encoded(self, inputs):
-        """Returns input symbols `[B, T]` and their lengths `[B]`."""
+        """Returns padded input symbols, with their lengths."""
         text = self.frontends[self._input].encode(inputs[self._input])
-        batch = pad({self._input: self._within_limit(text)})
+        return pad({self._input: self._within_limit(text)})
+
+    def _sequence(self, batch):
+        """Returns input symbols `[B, T]` and their lengths `[B]`."""
         return batch[self._input], batch[self._input + LENGTHS]
 
     def _answers(self, found):
         frontend = self.frontends[self._output]
+        longest = tf.reduce_max(tf.pad(tf.reshape(found.lengths, [-1]), [[0, 1]]))
+        found = found._replace(
+            tokens=found.tokens[..., :longest], frames=found.frames[..., :longest]
+        )
         return {
             self._output: frontend.decode(found.tokens),
             "log_probability": found.log_probability,

@@ -62,9 +62,13 @@ class Speller(Task):
         said = tf.sequence_mask(batch["sound" + LENGTHS], width, tf.float32)
         return tf.reduce_sum(losses * said, axis=1)
 
+    def predict(self, batch):
+        return (tf.argmax(self.model(batch["text"])[..., 1:], -1, tf.int32),)
+
     def answer(self, inputs):
         letters = _numbers(inputs["text"], "a")
-        sounds = tf.argmax(self.model(letters.flat_values)[:, 1:], -1, tf.int32) + ord("A")
+        (sounds,) = self.predict({"text": letters.flat_values})
+        sounds += ord("A")
         return {"sound": tf.strings.unicode_encode(letters.with_flat_values(sounds), "UTF-8")}
 
     @property
