@@ -40,8 +40,8 @@ class Data:
     """Likewise; None: split off `train`."""
     skip_bad_lines: bool = False
     """Skip and count a TSV's bad lines, rather than stop at them."""
-    batch_tokens: PositiveInt = 2560
-    """Padded input symbols in a batch."""
+    batch_tokens: PositiveInt | Literal["auto"] = 2560
+    """Padded input symbols in a batch; auto: as many as are fastest on this machine."""
     buckets: PositiveInt = 6
     """Lengths that batches are padded to: each is one more compilation, and less padding."""
     shuffle_buffer: PositiveInt = 16_384

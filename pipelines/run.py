@@ -13,6 +13,7 @@ import keras
 
 from keras_models.tasks.task import Task
 from pipelines import datasets, strategies, verification
+from pipelines.batch_size import fastest_batch_tokens
 from pipelines.checkpoints import weights_of
 from pipelines.display import Display
 from pipelines.errors import UsageError
@@ -78,14 +79,27 @@ class Run:
         if not len(measured.lengths):
             raise datasets.DataError("The training split must hold examples. Received: none.")
         self._check_inputs()
+        widths = bucket_widths(measured.lengths, self.job.data.buckets)
         return {
             "data": self._source.description,
             "skipped_lines": self._source.skipped_lines,
             "examples": len(measured.lengths),
             "infeasible": measured.infeasible,
             "sequences": measured.names,
-            "widths": bucket_widths(measured.lengths, self.job.data.buckets),
+            "widths": widths,
+            "batch_tokens": self._chosen_batch_tokens(measured.names, widths),
         }
+
+    def _chosen_batch_tokens(self, names: list[str], widths: list[list[int]]) -> int:
+        asked, config = self.job.data.batch_tokens, self.job.train
+        if asked != "auto":
+            return asked
+        tried = fastest_batch_tokens(
+            self._source.splits["train"], self._task, names, widths[-1], config.jit_compile
+        )
+        told = ", ".join(f"{tokens}: {rate:,.0f}" for tokens, rate in tried.items())
+        self._display.note(f"prepare: tokens a second by --data.batch_tokens: {told}")
+        return max(tried, key=tried.get) * self._strategy.num_replicas_in_sync
 
     def _check_inputs(self) -> None:
         for split in ("validation", "test"):
@@ -106,7 +120,7 @@ class Run:
             self._task,
             prepared["sequences"],
             prepared["widths"],
-            data.batch_tokens,
+            prepared["batch_tokens"],
             data.shuffle_buffer,
             config.seed,
         )
@@ -136,7 +150,7 @@ class Run:
 
     def _require_rows(self, widths: list[list[int]]) -> None:
         """Checks that every replica has a row of every batch."""
-        replicas, tokens = self._strategy.num_replicas_in_sync, self.job.data.batch_tokens
+        replicas, tokens = self._strategy.num_replicas_in_sync, self._batch_tokens
         least = max(1, tokens // widths[-1][0])
         if least < replicas:
             raise UsageError(
@@ -150,7 +164,7 @@ class Run:
         xla = config.jit_compile and strategies.compiles_replicas(self._strategy)
         return (
             f"{strategies.describe(self._strategy)}, "
-            f"global batch {self.job.data.batch_tokens * config.accumulate} tokens, "
+            f"global batch {self._batch_tokens * config.accumulate} tokens, "
             f"{config.precision}{', XLA' if xla else ''}"
         )
 
@@ -170,7 +184,7 @@ class Run:
         restore_best(weights_of(self._task), self.folder.path)
 
     def _evaluator(self, split: str) -> Evaluator:
-        return Evaluator(self._task, self._source.splits[split], self.job.data.batch_tokens)
+        return Evaluator(self._task, self._source.splits[split], self._batch_tokens)
 
     def export(self) -> dict:
         """Exports the best weights as a SavedModel."""
@@ -195,6 +209,10 @@ class Run:
     def model_name(self) -> str:
         """What the served model is called."""
         return self.job.export.name or self.name
+
+    @property
+    def _batch_tokens(self) -> int:
+        return self.folder.done("prepare")["batch_tokens"]
 
     @property
     def _models(self) -> Path:

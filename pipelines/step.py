@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ class TrainStep:
                 self._scale = optimization.LossScale()
         self._functions = {}  # by number of steps
         self._losses_and_gradients = tf.function(
-            self._forward_and_backward,
+            functools.partial(forward_and_backward, task),
             jit_compile=config.jit_compile and strategies.compiles_replicas(strategy),
             reduce_retracing=not config.static_shapes,
         )
@@ -188,17 +189,6 @@ class TrainStep:
         gradients, norm = optimization.clipped(gradients, config.clip, config.clip_limit)
         return gradients, tf.math.is_finite(norm)
 
-    def _forward_and_backward(self, batch: Batch, seed: tf.Tensor, scale: tf.Tensor):
-        with tf.GradientTape() as tape:
-            losses = self._task.losses(batch, dropout_seed=seed)
-            weights = tf.cast(self._task.weights(batch), losses.dtype)
-            loss = tf.reduce_sum(losses)
-            scaled = loss * tf.cast(scale, loss.dtype)
-        gradients = tape.gradient(
-            scaled, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        return loss, tf.reduce_sum(weights), [tf.convert_to_tensor(each) for each in gradients]
-
     def _update(self, gradients: list) -> tf.Tensor:
         rate = self._rate()
 
@@ -221,6 +211,25 @@ class TrainStep:
         """Returns the seed of one of a step's batches, `[2]` int32."""
         number = self.step * self._config.accumulate + batch
         return tf.stack([self._config.seed, tf.cast(number, tf.int32)])
+
+
+def forward_and_backward(task: Task, batch: Batch, seed: tf.Tensor, scale: tf.Tensor):
+    """Returns the sum of a batch's losses, that of their weights, and gradients of the first.
+
+    Args:
+        task: Whose model it is.
+        batch: Padded features.
+        seed: `[2]` int32, of dropout.
+        scale: Scalar that the gradients are multiplied by.
+    """
+    variables = [variable.value for variable in task.model.trainable_variables]
+    with tf.GradientTape() as tape:
+        losses = task.losses(batch, dropout_seed=seed)
+        weights = tf.cast(task.weights(batch), losses.dtype)
+        loss = tf.reduce_sum(losses)
+        scaled = loss * tf.cast(scale, loss.dtype)
+    gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return loss, tf.reduce_sum(weights), [tf.convert_to_tensor(each) for each in gradients]
 
 
 def _any_shape(value: tf.Tensor) -> tf.TensorSpec:

@@ -1,6 +1,7 @@
 """A run killed at any moment, and gone on with, ends to the last bit as one that was not."""
 
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,18 @@ def kill_while_training(place, folder, seconds):
 
 def stages(folder):
     return (folder / "stages.json").read_text()
+
+
+def test_sigterm_saves_and_has_an_exit_code_of_its_own(place, uninterrupted):
+    with start(place, "terminated") as run:
+        for line in run.stderr:
+            if line.startswith("step 12 "):
+                break
+        run.terminate()
+        told = run.stderr.read()
+    assert run.returncode == 143
+    (step,) = re.findall(r"stopped at step (\d+) of 240; the same command goes on from", told)
+    assert (place / "terminated" / "checkpoints" / f"ckpt-{step}.index").exists()
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
