@@ -74,7 +74,7 @@ class Trainer:
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return int(self._step.step)
+        return int(self._step.step.numpy())
 
     @property
     def best_step(self) -> int:
@@ -169,7 +169,7 @@ class Trainer:
         if self._selection.reduces_rate():
             scale = self._step.rate_scale
             scale.assign(scale * self._config.plateau_factor)
-            display.note(f"step {step}: learning rate times {float(scale):g} from here")
+            display.note(f"step {step}: learning rate times {scale.numpy():g} from here")
         self._pace.restart()
 
     def _selecting(self, numbers: dict[str, float]) -> float:

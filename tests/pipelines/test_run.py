@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.image
@@ -22,6 +23,7 @@ import tensorflow as tf
 from pipelines import jobfile
 from pipelines.cli import main
 from pipelines.display import Display
+from pipelines.errors import UsageError
 from pipelines.folder import RunFolder
 from pipelines.run import Run
 from pipelines.verification import VerificationError
@@ -139,6 +141,50 @@ def test_a_run_that_was_interrupted_is_the_same_as_one_that_was_not(
     assert lines == others
 
 
+@pytest.fixture
+def another(done, place, tmp_path, monkeypatch):
+    """Returns a run like the one that was done, with other settings, its data prepared."""
+    monkeypatch.chdir(place)
+
+    def make(strategy, data=None, train=None, model=None):
+        folder, file = (
+            RunFolder(tmp_path / strategy),
+            jobfile.load(str(done.folder.path / "job.py")),
+        )
+        job = done.folder.job()[1]
+        parts = {"data": data or {}, "train": train or {}, "model": model or {}}
+        changed = {name: replace(getattr(job, name), **part) for name, part in parts.items()}
+        folder.start(file, replace(job, **changed))
+        run = Run(folder, Display(), strategy)
+        folder.finish("prepare", 0.0, **run.prepare())
+        return run
+
+    return make
+
+
+def test_a_run_on_three_replicas_is_one_on_one(another):
+    without_chance = {"model": {"dropout": 0.0}, "train": {"optimizer": "sgd", "steps": 12}}
+    metrics = []
+    for strategy in ("one_device", "mirrored"):
+        run = another(strategy, **without_chance)
+        assert run.train()["devices"].startswith(strategy)
+        metrics.append((run.folder.path / "metrics.jsonl").read_text().splitlines())
+    for line, other in zip(*(map(json.loads, lines) for lines in metrics), strict=True):
+        assert line == pytest.approx(other, rel=1e-4)
+
+
+def test_a_batch_smaller_than_the_replicas_is_refused(another):
+    run = another("mirrored", data={"batch_tokens": 8})
+    with pytest.raises(UsageError, match=r"Received: 3 replicas, and 2 examples.* 12 would do"):
+        run.train()
+
+
+def test_a_metric_that_no_evaluation_has_is_refused_before_training(another):
+    run = another("one_device", train={"metric": "bleu"})
+    with pytest.raises(UsageError, match=r"\['phoneme_error_rate', .*, 'loss'\]. Received: 'bleu'"):
+        run.train()
+
+
 # What a run leaves.
 
 
@@ -204,7 +250,7 @@ def test_a_served_answer_that_differs_fails_the_run(done, place, monkeypatch):
     run = Run(done.folder, Display())
     for weights in run._task.model.variables:
         weights.assign(weights + 1.0)
-    monkeypatch.setattr("pipelines.run.restore_best", lambda task, folder: None)
+    monkeypatch.setattr("pipelines.run.restore_best", lambda weights, folder: None)
     with pytest.raises(VerificationError, match="must answer as the trained one does"):
         run.verify()
 
