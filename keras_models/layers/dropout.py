@@ -14,8 +14,7 @@ def dropout(x, rate, seed):
         rate: Share of elements dropped, a Python float in `[0, 1)`.
         seed: Int32 tensor `[2]`, or None: nothing is dropped.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"Argument `rate` must be in [0, 1). Received: rate={rate}")
+    check_rate("rate", rate)
     if seed is None or rate == 0:
         return x
     integers = tf.random.stateless_uniform(
@@ -23,6 +22,12 @@ def dropout(x, rate, seed):
     )
     kept = integers >= int(rate * 2**32) - 2**31
     return tf.where(kept, x / (1 - rate), tf.zeros_like(x))
+
+
+def check_rate(name, rate):
+    """Raises ValueError unless the argument `name` is a share that can be dropped."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"Argument `{name}` must be in [0, 1). Received: {name}={rate}")
 
 
 def fold_in(seed, number):

@@ -3,6 +3,9 @@
 What depends on the inputs alone is multiplied for all steps before the loop, and what inputs and
 weights receive is multiplied for all steps after the loop backward. Only the product of the state
 with the recurrent kernel stays inside. Inside, sequences are time-major, `[T, B, ·]`.
+
+Products take the dtype of the inputs. States, gates and sums over steps are float32 where that is
+bfloat16 or float16, so that a weight of float32 has a gradient that was summed in float32.
 """
 
 from typing import NamedTuple
@@ -11,104 +14,156 @@ import tensorflow as tf
 
 
 class _Tape(NamedTuple):
-    """What the way back needs of the way forth: states and gates of all steps, `[T, B, ·]`."""
+    """What the way back needs of the way forth: of all steps, `[T, B, ·]`."""
 
     before: NamedTuple
     after: NamedTuple
-    gates: tf.Tensor
+    saved: tf.Tensor
 
 
-def scan(cell, inputs, lengths, kernel, recurrent_kernel, bias, initial_state, reverse=False):
+def scan(cell, inputs, lengths, kernel, bias, weights, initial_state, reverse=False, kept=None):
     """Returns the hidden states `[B, T, D]` of all steps, and the state after the last one.
 
     Past its length an example carries its state unchanged and has outputs 0, and what its inputs
-    hold there changes nothing, neither values nor gradients.
+    hold there changes nothing, neither values nor gradients. Gradients have no gradient.
 
     Args:
         cell: Maths of a step, such as `cells.LSTMCell`, with `G` gates in all.
         inputs: Float tensor `[B, T, F]`.
         lengths: Integer tensor `[B]`, in `[0, T]`.
         kernel: Float tensor `[F, G]`.
-        recurrent_kernel: Float tensor `[D, G]`.
         bias: Float tensor `[G]`.
+        weights: Float tensors that the cell is bound to, the recurrent kernel `[D, G]` first.
         initial_state: The cell's state, each part `[B, D]`.
         reverse: Whether to go from the last real step to the first.
+        kept: Float tensor `[B, D]` that multiplies the hidden state in products; None is all ones.
     """
     state_type = type(initial_state)
+    count, compute, exact = len(weights), inputs.dtype, _exact(inputs.dtype)
+    total = tf.shape(inputs)[1]
+    if not inputs.shape[1]:  # XLA takes no loop over an empty axis: where there are no steps, one.
+        empty = tf.cast(total == 0, tf.int32)
+        inputs = tf.pad(inputs, [[0, 0], [0, empty], [0, 0]])
+    kept = None if kept is None else tf.cast(kept, exact)
 
     # All that has a gradient is an argument and a tensor: a captured one would lose its gradient.
     @tf.custom_gradient
-    def differentiable(inputs, lengths, kernel, recurrent_kernel, bias, *initial_state):
+    def differentiable(inputs, kernel, bias, *rest):
+        weights, initial_state = rest[:count], state_type(*rest[count:])
+        bound = bind(cell, weights, compute, kept)
         mask = tf.transpose(tf.sequence_mask(lengths, tf.shape(inputs)[1]))[:, :, None]
-        inputs = _masked(mask, _swap(inputs))
-        projected = tf.einsum("tbf,fg->tbg", inputs, kernel) + bias
-        tape, last = _forward(
-            cell, projected, mask, recurrent_kernel, state_type(*initial_state), reverse
-        )
-        outputs = _swap(_masked(mask, tape.after.hidden))
+        rows = _masked(mask, _swap(inputs))
+        start = tf.nest.map_structure(lambda x: tf.cast(x, exact), initial_state)
+        tape, last = _forward(bound, project(rows, kernel, bias), mask, start, reverse)
+        outputs = _swap(tf.cast(_masked(mask, tape.after.hidden), compute))
+        last = tf.nest.map_structure(lambda x: tf.cast(x, compute), last)
 
         def gradient(d_outputs, *d_last):
-            d_outputs = _masked(mask, _swap(d_outputs))
-            d_gates, d_initial = _backward(
-                cell, tape, mask, recurrent_kernel, d_outputs, state_type(*d_last), reverse
-            )
-            return (
-                _swap(tf.einsum("tbg,fg->tbf", d_gates, kernel)),
-                None,
-                tf.einsum("tbf,tbg->fg", inputs, d_gates),
-                tf.einsum("tbd,tbg->dg", tape.before.hidden, d_gates),
-                tf.reduce_sum(d_gates, axis=[0, 1]),
+            d_outputs = _masked(mask, _swap(tf.cast(d_outputs, exact)))
+            d_last = state_type(*(tf.cast(d, exact) for d in d_last))
+            d_gates, d_initial = _backward(bound, tape, mask, d_outputs, d_last, reverse)
+            d_projected, d_weights = bound.gradients(tape.saved, tape.before, tape.after, d_gates)
+            flat = tf.reshape(d_projected, [-1, d_projected.shape[-1]])
+            d_inputs = tf.matmul(tf.cast(flat, compute), tf.cast(kernel, compute), transpose_b=True)
+            flat_rows = tf.cast(tf.reshape(rows, [-1, rows.shape[-1]]), exact)
+            d_arguments = (
+                _swap(tf.reshape(d_inputs, tf.shape(rows))),
+                tf.matmul(flat_rows, flat, transpose_a=True),
+                tf.reduce_sum(flat, axis=0),
+                *d_weights,
                 *d_initial,
             )
+            return [
+                tf.cast(d, x.dtype)
+                for d, x in zip(d_arguments, (inputs, kernel, bias, *rest), strict=True)
+            ]
 
-        return (outputs, *last), gradient
+        return (outputs, *last), _once(gradient, (inputs, kernel, bias, *rest))
 
-    tensors = (inputs, lengths, kernel, recurrent_kernel, bias, *initial_state)
+    tensors = (inputs, kernel, bias, *weights, *initial_state)
     outputs, *last = differentiable(*map(tf.convert_to_tensor, tensors))
-    return outputs, state_type(*last)
+    return outputs[:, :total], state_type(*last)
 
 
-def _forward(cell, projected, mask, recurrent_kernel, initial_state, reverse):
+def project(inputs, kernel, bias):
+    """Returns the share of the inputs `[…, F]` in the gates, `[…, G]`, as cells take it."""
+    flat = tf.reshape(inputs, [-1, inputs.shape[-1]])
+    product = tf.matmul(flat, tf.cast(kernel, inputs.dtype))
+    shape = tf.concat([tf.shape(inputs)[:-1], kernel.shape[-1:]], axis=0)
+    exact = _exact(inputs.dtype)
+    projected = tf.reshape(tf.cast(product, exact) + tf.cast(bias, exact), shape)
+    return tf.ensure_shape(projected, [*inputs.shape[:-1], kernel.shape[-1]])
+
+
+def bind(cell, weights, dtype, kept=None):
+    """Returns a cell bound to its weights, to multiply in `dtype`."""
+    recurrent_kernel, *vectors = weights
+    vectors = [tf.cast(vector, _exact(dtype)) for vector in vectors]
+    return cell(tf.cast(recurrent_kernel, dtype), *vectors, kept=kept)
+
+
+def _exact(dtype):
+    """Returns the dtype for what is summed over steps."""
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+
+def _once(gradient, arguments):
+    """Returns a gradient function that refuses to be differentiated, by itself or `arguments`."""
+
+    def once(*d_values):
+        @tf.custom_gradient
+        def first(*tensors):
+            return gradient(*tensors[: len(d_values)]), _refuse
+
+        return first(*d_values, *arguments)
+
+    return once
+
+
+def _refuse(*_):
+    raise NotImplementedError(
+        "A recurrent layer must be differentiated once at most. Received: a gradient of its "
+        "gradient. `keras.layers.LSTM`, which takes the same weights, has second derivatives."
+    )
+
+
+def _forward(cell, projected, mask, initial_state, reverse):
     """Returns the tape and the state after the last step."""
     steps = tf.shape(projected)[0]
-    arrays = (
-        tf.nest.map_structure(lambda s: _array(steps, s.dtype, s.shape), initial_state),
-        _array(steps, projected.dtype, projected.shape[1:]),
-    )
+    of_state = tf.nest.map_structure(lambda x: _array(steps, x, 1), initial_state)
+    of_saved = _array(steps, initial_state.hidden, cell.saves) if cell.saves else ()
 
     def step(n, state, arrays):
         time = steps - 1 - n if reverse else n
-        product = tf.matmul(state.hidden, recurrent_kernel)
-        after, gates = cell.forward(projected[time], product, state)
+        after, saved = cell.forward(projected[time], state)
         state = _where(mask[time], after, state)
-        return n + 1, state, _write(arrays, time, (state, gates))
+        return n + 1, state, _write(arrays, time, (state, saved))
 
-    _, last, arrays = tf.while_loop(lambda n, *_: n < steps, step, (0, initial_state, arrays))
-    after, gates = tf.nest.map_structure(lambda array: array.stack(), arrays)
+    _, last, arrays = tf.while_loop(
+        lambda n, *_: n < steps, step, (0, initial_state, (of_state, of_saved))
+    )
+    after, saved = tf.nest.map_structure(lambda array: array.stack(), arrays)
     before = tf.nest.map_structure(
         lambda first, rest: _shifted(first, rest, reverse), initial_state, after
     )
-    return _Tape(before, after, gates), last
+    return _Tape(before, after, saved), last
 
 
-def _backward(cell, tape, mask, recurrent_kernel, d_outputs, d_last, reverse):
-    """Returns the gradients of `projected` `[T, B, G]` and of the initial state."""
+def _backward(cell, tape, mask, d_outputs, d_last, reverse):
+    """Returns the gradients of the gates `[T, B, ·]` and of the initial state."""
     steps = tf.shape(d_outputs)[0]
-    coefficients = cell.coefficients(tape.gates, tape.before, tape.after)
-    coefficients = [_masked(mask, c) for c in coefficients]
-    transposed = tf.transpose(recurrent_kernel)
-    array = _array(steps, tape.gates.dtype, tape.gates.shape[1:])
+    coefficients = cell.coefficients(tape.saved, tape.before, tape.after)
+    kernels = cell.transposed()
 
     def step(n, d_state, array):
         time = n if reverse else steps - 1 - n
         d_after = d_state._replace(hidden=d_state.hidden + d_outputs[time])
-        d_gates, d_before = cell.backward([c[time] for c in coefficients], d_after)
-        d_hidden = tf.matmul(d_gates, transposed)
-        if d_before.hidden is not None:
-            d_hidden += d_before.hidden
-        d_state = _where(mask[time], d_before._replace(hidden=d_hidden), d_after)
-        return n + 1, d_state, array.write(time, d_gates)
+        # A step is linear in the gradient of its state: past the end, where that is 0, so is all.
+        d_real = tf.nest.map_structure(lambda d: _masked(mask[time], d), d_after)
+        d_gates, d_before = cell.backward([c[time] for c in coefficients], d_real, kernels)
+        return n + 1, _where(mask[time], d_before, d_after), array.write(time, d_gates)
 
+    array = _array(steps, d_last.hidden, cell.gates)
     _, d_initial, array = tf.while_loop(lambda n, *_: n < steps, step, (0, d_last, array))
     return array.stack(), d_initial
 
@@ -126,8 +181,10 @@ def _where(mask, taken, otherwise):
     return tf.nest.map_structure(lambda a, b: tf.where(mask, a, b), taken, otherwise)
 
 
-def _array(steps, dtype, shape):
-    return tf.TensorArray(dtype, size=steps, element_shape=shape)
+def _array(steps, state, parts):
+    """Returns an array of `steps` tensors, each `parts` times as wide as a state `[B, D]`."""
+    batch, units = state.shape
+    return tf.TensorArray(state.dtype, size=steps, element_shape=[batch, parts * units])
 
 
 def _write(arrays, time, values):
