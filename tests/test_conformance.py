@@ -11,8 +11,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,7 +23,7 @@ from keras_models.configs.transcription import Text, Transcription
 from keras_models.frontends.padding import LENGTHS, pad
 from pipelines import jobfile, strategies
 from pipelines.job import Train
-from pipelines.step import TrainStep
+from pipelines.step import TrainStep, forward_and_backward
 from serving.export import export
 
 SEED = np.array([3, 7], np.int32)
@@ -101,6 +103,7 @@ class Built:
     examples: Examples
     folder: object
     strategy: tf.distribute.Strategy
+    again: Callable[[], object]  # builds another one
 
     def features(self, *rows):
         """Returns the features of the records in these rows, or of all."""
@@ -137,12 +140,16 @@ def built(request, tmp_path_factory) -> Built:
     records = {name: tf.constant(column) for name, column in examples.records.items()}
     job.task.prepare([records], folder / "assets")
     strategy = strategies.choose("one_device")
-    with strategy.scope():
-        task = job.task.build(_small(job.model), folder / "assets")
+
+    def build():
+        with strategy.scope():
+            return job.task.build(_small(job.model), folder / "assets")
+
+    task = build()
     generator = np.random.default_rng(0)
     for variable in task.model.variables:
         variable.assign(generator.normal(scale=0.5, size=variable.shape))
-    return Built(request.param, task, examples, folder, strategy)
+    return Built(request.param, task, examples, folder, strategy, build)
 
 
 def _plain(value):
@@ -254,6 +261,25 @@ def test_a_compiled_decoding_is_that_of_a_graph(built):
     )
     for found, expected in zip(compiled, graph, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_in_mixed_precision_losses_and_gradients_are_nearly_the_same(built, precision):
+    keras.config.set_dtype_policy(f"mixed_{precision}")
+    try:
+        task = built.again()
+        for variable, right in zip(task.model.variables, built.task.model.variables, strict=True):
+            assert variable.dtype == "float32"
+            variable.assign(right)
+        seed, scale = tf.constant(SEED), tf.constant(1.0)
+        found = forward_and_backward(task, built.batch(), seed, scale)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    expected = forward_and_backward(built.task, built.batch(), seed, scale)
+    np.testing.assert_allclose(found[0], expected[0], rtol=0.03)
+    difference = [a - b for a, b in zip(found[2], expected[2], strict=True)]
+    norm, whole = (float(tf.linalg.global_norm(each)) for each in (difference, expected[2]))
+    assert norm < 0.1 * whole
 
 
 def test_dropout_is_a_function_of_its_seed(built):
