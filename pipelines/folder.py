@@ -28,6 +28,7 @@ class RunFolder:
         environment.json        versions, git revision, seed
         stages.json             the stages done, with their seconds and results
         data/, assets/          normalised copies of the user's own files; vocabularies
+        features/               those of the training examples
         checkpoints/, best/     to go on from; the best weights
         metrics.jsonl, events/  numbers by step
         evaluation.json         answers and references on the test split

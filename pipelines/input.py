@@ -1,38 +1,48 @@
-"""Records to batches: features → shuffle → bucket by length → pad → prefetch."""
+"""Records to batches: features → a store of them → shuffle, bucket by length → pad → prefetch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from keras_models.frontends.padding import pad
 from keras_models.tasks.task import Task
+from pipelines.errors import UsageError
+from pipelines.order import Order
+from pipelines.store import FeatureStore, write_features
 
-_CHUNKS_TO_SHUFFLE = 1024
-
-
-class Measured(NamedTuple):
-    """What one pass over the training examples found."""
-
-    names: list[str]  # of the sequence features
-    lengths: np.ndarray  # [N, len(names)], of the examples that can be learnt from
-    infeasible: int  # number of the other examples, left out of training
+_BATCHES_AHEAD = 4
 
 
-def measure(records: tf.data.Dataset, task: Task) -> Measured:
-    """Returns the lengths of the training examples."""
-    names, lengths, total = [], [], 0
-    for features in records.map(task.features):
-        ragged = {n: f for n, f in features.items() if isinstance(f, tf.RaggedTensor)}
-        batch = np.stack([feature.row_lengths().numpy() for feature in ragged.values()], axis=1)
-        names = list(ragged)
-        lengths.append(batch[task.feasible(features).numpy()])
-        total += len(batch)
-    kept = np.concatenate(lengths)
-    return Measured(names, kept, total - len(kept))
+def write_examples(
+    parts: Iterable[tf.data.Dataset], task: Task, folder: Path
+) -> tuple[FeatureStore, int]:
+    """Writes the features of the examples that can be learnt from.
+
+    Args:
+        parts: Raw records, some together.
+        task: Gives the features, and says which examples are feasible.
+        folder: Where to write them.
+
+    Returns:
+        The store, and the number of the other examples.
+    """
+    left_out = 0
+
+    def kept_and_left_out(records):
+        features = task.features(records)
+        return keep_feasible(task, features), tf.math.count_nonzero(~task.feasible(features))
+
+    def features(records: tf.data.Dataset):
+        nonlocal left_out
+        for kept, others in records.map(kept_and_left_out, tf.data.AUTOTUNE):
+            left_out += int(others)
+            yield kept
+
+    return write_features(map(features, parts), folder), left_out
 
 
 def refused(records: tf.data.Dataset, task: Task) -> int:
@@ -52,6 +62,8 @@ def bucket_widths(lengths: np.ndarray, buckets: int, overflow: float = 0.02) -> 
         buckets: Number of buckets; fewer are returned where fewer lengths are distinct.
         overflow: Share of a bucket's examples that may move up for another sequence's sake.
     """
+    if not lengths.shape[1]:
+        return [[]]
     first = lengths[:, 0]
     edges = _least_padding(*np.unique(first, return_counts=True), buckets)
     widths = []
@@ -82,53 +94,56 @@ def _least_padding(values: np.ndarray, counts: np.ndarray, buckets: int) -> list
     return [int(values[j]) for j in reversed(edges)]
 
 
-def training_batches(
-    records: tf.data.Dataset,
-    task: Task,
-    names: Sequence[str],
-    widths: Sequence[Sequence[int]],
-    batch_tokens: int,
-    shuffle_buffer: int,
-    seed: int,
-) -> tf.data.Dataset:
-    """Returns endless batches of padded features, the same for the same seed.
-
-    A batch holds `batch_tokens // width` examples of one bucket. Epochs follow one another
-    without a break, so that no batch is short.
+def batch_sizes(
+    widths: Sequence[Sequence[int]], batch_tokens: int, batch_size: int | None
+) -> list[int]:
+    """Returns the number of examples in a batch of each bucket.
 
     Args:
-        records: Raw records, some together.
-        task: Gives the features, and says which examples are feasible.
-        names: The sequence features, in the order of the widths.
         widths: Of `bucket_widths`.
         batch_tokens: Padded symbols of the first sequence in a batch.
-        shuffle_buffer: Number of examples among which the next is chosen; what it is filled
-            from comes in random order too.
-        seed: Of the order.
+        batch_size: The number itself, which goes before.
+
+    Raises:
+        UsageError: If examples are no sequences, and the number is not given.
     """
-    # Two shuffles: of a wide range by chunks, and of single examples, all of which a checkpoint
-    # of the iterator holds.
-    chunks = records.shuffle(_CHUNKS_TO_SHUFFLE, seed=seed)
-    examples = chunks.map(lambda batch: keep_feasible(task, task.features(batch)), tf.data.AUTOTUNE)
-    examples = examples.unbatch().shuffle(shuffle_buffer, seed=seed).repeat()
-    sizes = tf.constant([max(1, batch_tokens // width[0]) for width in widths], tf.int64)
+    if batch_size is not None:
+        return [batch_size] * len(widths)
+    if not widths[0]:
+        raise UsageError("`data.batch_size` must be given where examples are no sequences.")
+    return [max(1, batch_tokens // width[0]) for width in widths]
+
+
+def training_batches(
+    store: FeatureStore,
+    widths: Sequence[Sequence[int]],
+    sizes: Sequence[int],
+    seed: int,
+    weights: Sequence[float] | None = None,
+) -> tf.data.Dataset:
+    """Returns endless batches of padded features, each a function of the seed and its number.
+
+    Each batch is of one bucket, and full. `Order` says of which examples. All that a checkpoint of
+    an iterator holds is the number of the next batch and the few that are ready before their time.
+
+    Args:
+        store: The features of all examples that can be learnt from.
+        widths: Of `bucket_widths`.
+        sizes: Of `batch_sizes`.
+        seed: Of the order.
+        weights: Of the parts of the store; None: their numbers of examples.
+    """
+    parts = store.examples
+    order = Order(store.lengths(), parts, weights or parts, widths, sizes, seed)
     bounds = tf.constant(widths)
 
-    def bucket(example):
-        lengths = tf.stack([tf.shape(example[name])[0] for name in names])
-        fits = tf.reduce_all(lengths <= bounds, axis=1)
-        return tf.argmax(fits, output_type=tf.int64)
+    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        bucket, examples = order.batch(step)
+        ends = tf.unstack(bounds[bucket], len(store.sequences))
+        return pad(store.gather(examples), dict(zip(store.sequences, ends, strict=True)))
 
-    batches = examples.group_by_window(
-        bucket,
-        lambda key, window: window.ragged_batch(sizes[key]).map(
-            lambda batch: _pad_to(batch, names, bounds[key])
-        ),
-        window_size_func=lambda key: sizes[key],
-    )
-    options = tf.data.Options()
-    options.deterministic = True
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    batches = tf.data.Dataset.counter().map(batch, tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(_BATCHES_AHEAD)
 
 
 def keep_feasible(task: Task, features):
@@ -140,7 +155,3 @@ def keep_feasible(task: Task, features):
         return (tf.ragged.boolean_mask if ragged else tf.boolean_mask)(feature, keep)
 
     return {name: select(feature) for name, feature in features.items()}
-
-
-def _pad_to(batch, names: Sequence[str], width: tf.Tensor) -> dict[str, tf.Tensor]:
-    return pad(batch, dict(zip(names, tf.unstack(width, len(names)), strict=True)))

@@ -44,8 +44,10 @@ class Data:
     """Padded input symbols in a batch; auto: as many as are fastest on this machine."""
     buckets: PositiveInt = 6
     """Lengths that batches are padded to: each is one more compilation, and less padding."""
-    shuffle_buffer: PositiveInt = 16_384
-    """Examples to shuffle among, once the records were shuffled by the thousand."""
+    batch_size: PositiveInt | None = None
+    """Examples in a batch; None: as many as `batch_tokens` hold."""
+    cache: Literal["disk", "memory"] = "disk"
+    """Where the features of the training examples are read from, once they are made."""
 
     @model_validator(mode="after")
     def _has_a_source(self):

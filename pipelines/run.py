@@ -19,10 +19,17 @@ from pipelines.display import Display
 from pipelines.errors import UsageError
 from pipelines.evaluation import Evaluation, Evaluator
 from pipelines.folder import RunFolder
-from pipelines.input import bucket_widths, measure, refused, training_batches
+from pipelines.input import (
+    batch_sizes,
+    bucket_widths,
+    refused,
+    training_batches,
+    write_examples,
+)
 from pipelines.job import STRATEGIES
 from pipelines.report import write_report
 from pipelines.selection import restore_best
+from pipelines.store import FeatureStore
 from pipelines.training import Trainer
 from serving.export import export
 
@@ -75,19 +82,21 @@ class Run:
         """Learns from the data what the other stages need: vocabularies, widths of buckets."""
         train = self._source.splits["train"]
         self.job.task.prepare(train, self._assets)
-        measured = measure(train, self._task)
-        if not len(measured.lengths):
+        store, infeasible = write_examples([train], self._task, self._features)
+        if not sum(store.examples):
             raise datasets.DataError("The training split must hold examples. Received: none.")
         self._check_inputs()
-        widths = bucket_widths(measured.lengths, self.job.data.buckets)
+        widths = bucket_widths(store.lengths(), self.job.data.buckets)
+        batch_tokens = self._chosen_batch_tokens(store.sequences, widths)
+        batch_sizes(widths, batch_tokens, self.job.data.batch_size)  # or it is refused now
         return {
             "data": self._source.description,
             "skipped_lines": self._source.skipped_lines,
-            "examples": len(measured.lengths),
-            "infeasible": measured.infeasible,
-            "sequences": measured.names,
+            "examples": sum(store.examples),
+            "infeasible": infeasible,
+            "sequences": store.sequences,
             "widths": widths,
-            "batch_tokens": self._chosen_batch_tokens(measured.names, widths),
+            "batch_tokens": batch_tokens,
         }
 
     def _chosen_batch_tokens(self, names: list[str], widths: list[list[int]]) -> int:
@@ -115,17 +124,11 @@ class Run:
         """Trains, from the last checkpoint if there is one, and keeps the best weights."""
         data, config = self.job.data, self.job.train
         prepared = self.folder.done("prepare")
-        batches = training_batches(
-            self._source.splits["train"],
-            self._task,
-            prepared["sequences"],
-            prepared["widths"],
-            prepared["batch_tokens"],
-            data.shuffle_buffer,
-            config.seed,
-        )
+        store = FeatureStore(self._features, in_memory=data.cache == "memory")
+        sizes = batch_sizes(prepared["widths"], prepared["batch_tokens"], data.batch_size)
+        batches = training_batches(store, prepared["widths"], sizes, config.seed)
         self._require_metric()
-        self._require_rows(prepared["widths"])
+        self._require_rows(sizes)
         trainer = Trainer(
             self._task, config, batches, self._strategy, self.folder.path, self._profile
         )
@@ -148,15 +151,14 @@ class Run:
         if metric and metric not in known:
             raise UsageError(f"`train.metric` must be one of {known}. Received: {metric!r}")
 
-    def _require_rows(self, widths: list[list[int]]) -> None:
+    def _require_rows(self, sizes: list[int]) -> None:
         """Checks that every replica has a row of every batch."""
-        replicas, tokens = self._strategy.num_replicas_in_sync, self._batch_tokens
-        least = max(1, tokens // widths[-1][0])
+        replicas, least = self._strategy.num_replicas_in_sync, min(sizes)
         if least < replicas:
             raise UsageError(
                 "A batch must have an example at least for each replica. Received: "
-                f"{replicas} replicas, and {least} examples in a batch of {widths[-1][0]} symbols "
-                f"each; --data.batch_tokens {replicas * widths[-1][0]} would do."
+                f"{replicas} replicas, and {least} examples in a batch of the longest; "
+                "--data.batch_tokens or --data.batch_size gives it more."
             )
 
     def _described(self) -> str:
@@ -221,6 +223,10 @@ class Run:
     @property
     def _assets(self) -> Path:
         return self.folder.path / "assets"
+
+    @property
+    def _features(self) -> Path:
+        return self.folder.path / "features"
 
     @cached_property
     def _source(self) -> datasets.Source:

@@ -81,8 +81,7 @@ def _open_tfds(data: Data, fields: Sequence[str]) -> Source:
 
 
 def _in_batches(splits: dict[str, tf.data.Dataset]) -> dict[str, tf.data.Dataset]:
-    """Returns batches of records, read once and then kept in memory."""
-    return {split: records.batch(_RECORDS_AT_ONCE).cache() for split, records in splits.items()}
+    return {split: records.batch(_RECORDS_AT_ONCE) for split, records in splits.items()}
 
 
 def _require_features(builder: tfds.core.DatasetBuilder, fields: Sequence[str]) -> None:

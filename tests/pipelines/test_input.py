@@ -1,10 +1,14 @@
+import collections
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.input import bucket_widths, measure, training_batches
+from pipelines.errors import UsageError
+from pipelines.input import batch_sizes, bucket_widths, training_batches, write_examples
+from pipelines.store import FeatureStore
 
 NAMES = ["text", "sound"]
 TOKENS = 24
@@ -22,12 +26,24 @@ def widths(pairs):
 
 
 @pytest.fixture(scope="module")
-def batches_of(speller, records, pairs, widths):
-    """Returns endless batches."""
-    task = speller()
+def write(speller, records, tmp_path_factory):
+    """Returns the store of some parts, and the number of examples left out."""
 
-    def make(seed=1, pairs=pairs, tokens=TOKENS):
-        return training_batches(records(pairs), task, NAMES, widths, tokens, 31, seed)
+    def of(*parts, task=None):
+        folder = tmp_path_factory.mktemp("features")
+        return write_examples(map(records, parts), task or speller(), folder)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def batches_of(write, pairs, widths):
+    """Returns endless batches."""
+
+    def make(seed=1, parts=(pairs,), tokens=TOKENS, weights=None):
+        store, _ = write(*parts)
+        sizes = batch_sizes(widths, tokens, None)
+        return training_batches(store, widths, sizes, seed, weights)
 
     return make
 
@@ -89,20 +105,20 @@ def test_widths_are_at_least_one():
 # What is learnt from.
 
 
-def test_what_cannot_be_learnt_from_is_counted_and_left_out(speller, records, batches_of, pairs):
+def test_what_cannot_be_learnt_from_is_counted_and_left_out(write, batches_of, pairs):
     bad = [("", ""), ("a", "AB"), ("", "A"), ("bc", "BCD")]
     mixed = [*bad[:2], *pairs, *bad[2:]]
-    measured = measure(records(mixed), speller())
-    assert measured.infeasible == len(bad)
-    assert measured.names == NAMES
-    assert measured.lengths.tolist() == [[len(text), len(sound)] for text, sound in pairs]
-    seen = itertools.chain.from_iterable(words_of(batches_of(pairs=mixed), 60))
+    store, left_out = write(mixed)
+    assert left_out == len(bad)
+    assert store.sequences == NAMES
+    assert store.lengths().tolist() == [[len(text), len(sound)] for text, sound in pairs]
+    seen = itertools.chain.from_iterable(words_of(batches_of(parts=[mixed]), 60))
     assert set(seen) == {text for text, _ in pairs}
 
 
-def test_nothing_to_learn_from_is_no_error_here(speller, records):
-    measured = measure(records([("", "A"), ("a", "AA"), ("", "")]), speller())
-    assert (measured.infeasible, len(measured.lengths)) == (3, 0)
+def test_nothing_to_learn_from_is_no_error_here(write):
+    store, left_out = write([("", "A"), ("a", "AA"), ("", "")])
+    assert (left_out, store.examples) == (3, [0])
 
 
 # Batches.
@@ -146,19 +162,14 @@ def test_lengths_are_those_of_the_examples(batches_of, pairs):
 
 
 def test_every_epoch_holds_every_example_once(batches_of, widths, pairs):
-    """Batches run over the end of an epoch, so each bucket is looked at by itself."""
-    streams = {tuple(width): [] for width in widths}
-    for batch in batches_of().take(90):
+    """But for what a batch holds of the next one; so each bucket is looked at by itself."""
+    buckets = {tuple(width): collections.Counter() for width in widths}
+    for batch in batches_of().take(500):
         width = batch["text"].shape[1], batch["sound"].shape[1]
-        streams[width] += texts(batch)
-    in_buckets = []
-    for stream in streams.values():
-        epoch = sorted(set(stream))
-        in_buckets += epoch
-        assert len(stream) >= 3 * len(epoch)
-        for start in range(0, 3 * len(epoch), len(epoch)):
-            assert sorted(stream[start : start + len(epoch)]) == epoch
-    assert sorted(in_buckets) == sorted(text for text, _ in pairs)
+        buckets[width].update(texts(batch))
+        seen = buckets[width].values()
+        assert max(seen) <= 3 or max(seen) - min(seen) <= 2
+    assert sum(map(len, buckets.values())) == len(pairs)
 
 
 def test_epochs_differ_in_their_order(batches_of, pairs):
@@ -172,18 +183,21 @@ def test_the_same_seed_gives_the_same_batches_and_another_one_others(batches_of)
     assert first != other
 
 
-def test_records_are_drawn_from_far_away(records, speller):
-    """From much farther than the buffer of examples reaches."""
+def test_parts_are_drawn_from_by_their_weights(batches_of, pairs):
+    batches = batches_of(parts=[pairs[:20], pairs[20:]], weights=[3, 1])
+    counts = collections.Counter(itertools.chain.from_iterable(words_of(batches, 900)))
+    assert set(counts) == {text for text, _ in pairs}
+    share = sum(counts[text] for text, _ in pairs[:20]) / counts.total()
+    assert share == pytest.approx(0.75, abs=0.03)
 
-    class Numbered(speller):
-        def features(self, records):
-            return {**super().features(records), "place": records["place"]}
 
-    dataset = records([("ab", "A"), ("b", "B")] * 500, together=2).enumerate()
-    dataset = dataset.map(lambda place, batch: {**batch, "place": [place, place]})
-    batches = training_batches(dataset, Numbered(), NAMES, [[2, 1]], 20, 10, 1)
-    places = np.concatenate([batch["place"] for batch in batches.take(3)])
-    assert max(places) > 250
+def test_kept_in_memory_or_read_from_the_disk_batches_are_the_same(write, widths, pairs):
+    store, _ = write(pairs)
+    held = FeatureStore(store.folder, in_memory=True)
+    read, kept = (training_batches(each, widths, [5, 4, 3], 7) for each in (store, held))
+    assert words_of(read, 30) == words_of(kept, 30)
+    shutil.rmtree(store.folder)
+    assert words_of(kept, 30)
 
 
 @pytest.mark.parametrize("done", [1, 3, 37])
@@ -196,3 +210,38 @@ def test_a_restored_iterator_goes_on_exactly(batches_of, tmp_path, done):
     others = iter(batches_of())
     tf.train.Checkpoint(batches=others).read(path).assert_consumed()
     assert [texts(next(others)) for _ in range(40)] == expected
+
+
+def test_a_checkpoint_is_no_larger_for_more_examples(batches_of, words, tmp_path):
+    def size(count):
+        batches = iter(batches_of(parts=[[(word, "A") for word in words(count)]]))
+        next(batches)
+        tf.train.Checkpoint(batches=batches).write(str(tmp_path / "state"))
+        return sum(file.stat().st_size for file in tmp_path.glob("state*"))
+
+    assert size(700) < 1.1 * size(70) < 20_000
+
+
+def test_a_batch_size_goes_before_a_budget_and_is_needed_without_sequences():
+    assert batch_sizes([[4], [9]], 18, None) == [4, 2]
+    assert batch_sizes([[4], [9]], 18, 5) == [5, 5]
+    assert batch_sizes([[]], 18, 5) == [5]
+    with pytest.raises(UsageError, match=r"`data\.batch_size` must be given"):
+        batch_sizes([[]], 18, None)
+
+
+def test_examples_that_are_no_sequences_have_one_bucket(speller, write, pairs):
+    class Lengths(speller):
+        def features(self, records):
+            return {"length": tf.strings.length(records["text"])}
+
+        def feasible(self, features):
+            return features["length"] > 1
+
+    store, left_out = write(pairs, task=Lengths())
+    widths = bucket_widths(store.lengths(), 3)
+    batches = training_batches(store, widths, [7], 1)
+    seen = [batch["length"].numpy() for batch in batches.take(40)]
+    assert {each.shape for each in seen} == {(7,)}
+    assert set(np.concatenate(seen)) == {2, 3, 4}
+    assert left_out == sum(len(text) == 1 for text, _ in pairs)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 STEPS = 240
 SIZES = f"""
-    --data.batch_tokens 48 --data.buckets 3 --data.shuffle_buffer 50
+    --data.batch_tokens 48 --data.buckets 3
     --model.embedding_units 7 --model.encoder_units 13 --model.encoder_layers 1
     --model.predictor_units 11 --model.joint_units 17 --model.dropout 0.2
     --train.steps {STEPS} --train.accumulate 2 --train.ema 0.9 --train.schedule plateau

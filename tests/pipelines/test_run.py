@@ -32,7 +32,7 @@ from serving.client import Client
 JOB = "g2p_transducer"
 STEPS = 30
 SIZES = f"""
-    --data.batch_tokens 64 --data.buckets 2 --data.shuffle_buffer 50
+    --data.batch_tokens 64 --data.buckets 2
     --model.embedding_units 7 --model.encoder_units 13 --model.encoder_layers 1
     --model.predictor_units 11 --model.joint_units 17 --model.dropout 0.1
     --train.steps {STEPS} --train.learning_rate 0.03 --train.warmup_steps 4

@@ -18,7 +18,7 @@ from pipelines.checkpoints import CheckpointNotSaved, DamagedCheckpoint, OtherMo
 from pipelines.display import Display
 from pipelines.errors import Interrupted
 from pipelines.evaluation import Evaluator
-from pipelines.input import training_batches
+from pipelines.input import training_batches, write_examples
 from pipelines.job import Train
 from pipelines.log import MetricsLog, read_metrics
 from pipelines.schedules import learning_rate
@@ -64,9 +64,8 @@ class Training:
         self.trainer = Trainer(self.task, config, self.batches(), strategy, folder, profile)
 
     def batches(self):
-        widths = [[2, 2], [4, 4]]
-        names, seed = ["text", "sound"], self._config.seed
-        return training_batches(self._dataset, self.task, names, widths, 24, 31, seed)
+        store, _ = write_examples([self._dataset], self.task, self.folder / "features")
+        return training_batches(store, [[2, 2], [4, 4]], [12, 6], self._config.seed)
 
     def run(self, evaluate=None):
         self.trainer.train(evaluate or self.evaluate, self.display)
