@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+# Seconds after which a side is timed no more.
+_PATIENCE = 60.0
 
 
 class Unavailable(Exception):
@@ -109,6 +112,33 @@ class Side:
             self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+
+
+def ask_all(sides, ask):
+    """Returns the answers of those sides that have one, and says why others have none."""
+    answers = {}
+    for side in sides:
+        try:
+            answers[side] = ask(side)
+        except Unavailable as why:
+            print(f"  {side.name}: {why}")
+    return answers
+
+
+def time_in_turns(sides, rounds):
+    """Returns by measure and side the median of seconds, and the bytes."""
+    seconds = {side: [] for side in sides}
+    for _ in range(rounds):
+        waited_for = [side for side in seconds if sum(seconds[side]) < _PATIENCE]
+        for side, took in ask_all(waited_for, lambda side: side.ask("time")).items():
+            seconds[side].append(took)
+    timed = [side for side, times in seconds.items() if times]
+    return {
+        "seconds": {side.name: statistics.median(seconds[side]) for side in timed},
+        "bytes": {
+            side.name: peak for side, peak in ask_all(timed, lambda side: side.ask("peak")).items()
+        },
+    }
 
 
 def serve(begin):

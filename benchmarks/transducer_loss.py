@@ -15,14 +15,13 @@ installs without a compiler set up for them or a GPU; optimized_transducer overw
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.side import Side, Unavailable, environment
+from benchmarks.side import Side, Unavailable, ask_all, environment, time_in_turns
 
 _TORCH = (
     "torch",
@@ -67,8 +66,8 @@ QUICK = [
     ("fused", (2, 20, 5, 16, 24)),
     ("accuracy", (1, 60, 20, 8)),
 ]
-# Seconds after which a side is timed no more, and the most that it is timed.
-_PATIENCE, _ROUNDS = 60.0, 15
+# How often a side is timed.
+_ROUNDS = 15
 
 
 def main():
@@ -174,22 +173,11 @@ def _compare(sides, kind, sizes, rounds):
             with np.load(found) as results:
                 return dict(results)
 
-        results = _ask_all(sides, results_of)
+        results = ask_all(sides, results_of)
         if kind == "accuracy":
             return _errors(results, arrays)
         _check_agreement(results)
-        return _measure(results, rounds)
-
-
-def _ask_all(sides, ask):
-    """Returns the answers of those sides that have one, and says why others have none."""
-    answers = {}
-    for side in sides:
-        try:
-            answers[side] = ask(side)
-        except Unavailable as why:
-            print(f"  {side.name}: {why}")
-    return answers
+        return time_in_turns(results, rounds)
 
 
 def _inputs(kind, sizes):
@@ -235,22 +223,6 @@ def _check_agreement(results):
                 atol=tolerance,
                 err_msg=f"{name}: {side.name} beside {first.name}",
             )
-
-
-def _measure(sides, rounds):
-    """Returns by measure and side the median of seconds, and the bytes."""
-    seconds = {side: [] for side in sides}
-    for _ in range(rounds):
-        waited_for = [side for side in seconds if sum(seconds[side]) < _PATIENCE]
-        for side, time in _ask_all(waited_for, lambda side: side.ask("time")).items():
-            seconds[side].append(time)
-    timed = [side for side, times in seconds.items() if times]
-    return {
-        "seconds": {side.name: statistics.median(seconds[side]) for side in timed},
-        "bytes": {
-            side.name: peak for side, peak in _ask_all(timed, lambda side: side.ask("peak")).items()
-        },
-    }
 
 
 def _errors(results, arrays):
