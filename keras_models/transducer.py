@@ -126,7 +126,8 @@ class Transducer(keras.layers.Layer):
 
         def score(frames, row):
             frame = tf.gather_nd(encoding, tf.stack([row.example, frames], axis=1))
-            return tf.nn.log_softmax(self._joint(frame, row.predictor.projection))
+            scores = self._joint(frame, row.predictor.projection)
+            return tf.nn.log_softmax(tf.cast(scores, tf.float32))
 
         def advance(labels, row):
             return row._replace(predictor=self.advance(labels, row.predictor))

@@ -32,9 +32,9 @@ class TransducerConfig:
 
     beam: PositiveInt = 1
     """Hypotheses that the search keeps for an input; 1 is greedy."""
-    search: Literal["frame", "alignment", "adaptive"] = "frame"
-    """What a beam keeps together: hypotheses that are at one frame, or as many labels and frames
-    on; `adaptive` looks only at what is likely to follow, frame by frame."""
+    search: Literal["frame", "alignment", "adaptive"] = "alignment"
+    """How a beam goes on: frame by frame, all hypotheses at each step, or frame by frame with a
+    look at nothing but what is likely to follow."""
     n_best: PositiveInt = 10
     """Hypotheses that the served signature `n_best` gives, by a beam of as many or of `beam`."""
     length_normalization: Annotated[float, Field(ge=0, le=1)] = 0.0

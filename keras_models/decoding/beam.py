@@ -52,7 +52,7 @@ def beam_transducer_search(
     frame_lengths,
     *,
     beam,
-    order: Order = "frame",
+    order: Order,
     blank=BLANK,
     max_symbols_per_frame=10,
     max_length=None,
@@ -202,7 +202,7 @@ def _candidates(found, taken, full, scores, blank):
     )
 
 
-def _merge_kept(found, taken, candidates):
+def _merge_kept(found, _, candidates):
     """Returns the candidates with one for all that have equal labels and the blank of a frame.
 
     They had emitted more or fewer of those labels at that frame. The one of the likeliest path

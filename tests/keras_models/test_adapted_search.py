@@ -13,7 +13,7 @@ B, T, V, LIMIT = 3, 4, 4, 3  # blank, 1, 2, 3
 LENGTHS = np.array([4, 1, 3])
 LEXICON = [(1, 2), (1, 2, 3), (2,), (3, 3, 1), (2, 1)]
 OPTIONS = {"max_symbols_per_frame": 2, "max_length": LIMIT}
-WIDE = {"beam": 90, **OPTIONS}
+WIDE = {"beam": 90, "order": "frame", **OPTIONS}
 
 
 def _table(seed, *shape):
@@ -94,8 +94,8 @@ def test_language_models_add_their_weighted_scores_of_every_label():
 def test_a_language_model_of_no_weight_changes_nothing():
     steps = with_language_model(_transducer(), _bigrams(TARGET), 0.0)
     for found, expected in zip(
-        beam_transducer_search(*steps, LENGTHS, beam=3),
-        beam_transducer_search(*_transducer(), LENGTHS, beam=3),
+        beam_transducer_search(*steps, LENGTHS, beam=3, order="frame"),
+        beam_transducer_search(*_transducer(), LENGTHS, beam=3, order="frame"),
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
@@ -143,7 +143,7 @@ def test_a_beam_of_one_is_greedy_within_a_lexicon_too(order):
 
 def test_where_the_bounds_leave_no_sequence_there_is_no_hypothesis():
     steps = _within_lexicon(sequences=[(3, 3, 1)])
-    found = beam_transducer_search(*steps, LENGTHS, beam=2, max_length=2)
+    found = beam_transducer_search(*steps, LENGTHS, beam=2, order="frame", max_length=2)
     np.testing.assert_array_equal(found.log_probability, np.full([B, 2], -np.inf))
     greedy = greedy_transducer_search(*steps, LENGTHS, max_length=2)
     np.testing.assert_array_equal(greedy.log_probability, np.full(B, -np.inf))
@@ -152,7 +152,7 @@ def test_where_the_bounds_leave_no_sequence_there_is_no_hypothesis():
 def test_an_adapted_search_is_the_same_under_xla():
     def search():
         steps = with_language_model(_within_lexicon(), _bigrams(TARGET), 0.5)
-        return beam_transducer_search(*steps, LENGTHS, beam=4, **OPTIONS)
+        return beam_transducer_search(*steps, LENGTHS, beam=4, order="alignment", **OPTIONS)
 
     for found, expected in zip(tf.function(search, jit_compile=True)(), search(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -53,6 +53,7 @@ class _Transducer(tf.Module):
 
     def search(self, encoded, lengths, **options):
         options.setdefault("max_symbols_per_frame", LIMIT)
+        options.setdefault("order", "frame")
         return beam_transducer_search(*self.steps(encoded), lengths, **options)
 
 
