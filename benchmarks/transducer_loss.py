@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.side import Side, Unavailable, ask_all, environment, time_in_turns
 
-_TORCH = (
+TORCH = (
     "torch",
     [
         ["torch==2.11.0", "torchaudio==2.11.0", "numpy", "ninja", "setuptools", "wheel"],
@@ -34,9 +34,9 @@ _TORCH = (
 SIDES = {
     "ours": None,
     "ours_graph": None,
-    "torchaudio": _TORCH,
-    "fast_rnnt": _TORCH,
-    "warprnnt_numba": _TORCH,
+    "torchaudio": TORCH,
+    "fast_rnnt": TORCH,
+    "warprnnt_numba": TORCH,
     "axlearn": (
         "axlearn",
         [["jax==0.10.2", "chex", "numpy"], ["--no-deps", "axlearn==0.0.1.post20240213000026"]],
