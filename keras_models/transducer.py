@@ -14,6 +14,7 @@ from keras_models.decoding.transducer import Hypotheses, Steps, greedy_transduce
 from keras_models.layers.dropout import dropout, fold_in
 from keras_models.layers.joint import Joint
 from keras_models.layers.recurrent import LSTM, LSTMState, StackedLSTM
+from keras_models.layers.streaming import CausalLSTM, ChunkedLSTM
 from keras_models.losses.transducer import transducer_loss
 
 
@@ -31,8 +32,15 @@ class RowState(NamedTuple):
     predictor: PredictorState
 
 
+class StreamState(NamedTuple):
+    """What a transducer carries from one part of an input to the next."""
+
+    encoder: object  # nest of [B, …], of the encoder's kind
+    predictor: PredictorState
+
+
 class Transducer(keras.layers.Layer):
-    """Bidirectional LSTM encoder, LSTM prediction network and joint over symbols.
+    """LSTM encoder, LSTM prediction network and joint over symbols.
 
     Args:
         config: Sizes.
@@ -45,13 +53,11 @@ class Transducer(keras.layers.Layer):
         self._dropout = config.dropout
         self._config = config
         self._input_embedding = keras.layers.Embedding(input_size, config.embedding_units)
-        self._encoder = StackedLSTM(
-            config.encoder_units, config.encoder_layers, bidirectional=True, dropout=config.dropout
-        )
+        self._encoder = _encoder(config)
         self._output_embedding = keras.layers.Embedding(output_size, config.predictor_units)
         self._predictor = LSTM(config.predictor_units)
         self._joint = Joint(
-            config.joint_units, output_size, 2 * config.encoder_units, config.predictor_units
+            config.joint_units, output_size, self._encoder.output_width, config.predictor_units
         )
         self._input_embedding.build()
         self._encoder.build((None, None, config.embedding_units))
@@ -93,12 +99,50 @@ class Transducer(keras.layers.Layer):
         if self._config.beam > 1:
             found = self._beam_search(inputs, input_lengths, self._config.beam)
             return Hypotheses(*(values[:, 0] for values in found))
-        return greedy_transducer_search(
-            *self.steps(self.encode(inputs, input_lengths)),
-            input_lengths,
-            max_symbols_per_frame=self._config.max_symbols_per_frame,
-            max_length=self._max_length(inputs),
+        encoding = self.encode(inputs, input_lengths)
+        start = self.start(tf.shape(inputs)[0])
+        width = self._max_length(inputs)
+        found, _ = self._greedy_search(encoding, input_lengths, start, width)
+        return found
+
+    @property
+    def streams(self) -> bool:
+        """Whether there is a `stream`: whether the encoder need not see all of an input."""
+        return hasattr(self._encoder, "stream")
+
+    def stream_start(self, batch_size: tf.Tensor) -> StreamState:
+        """Returns the state before any input."""
+        return StreamState(self._encoder.zero_state(batch_size), self.start(batch_size))
+
+    def stream(self, inputs, input_lengths, state: StreamState, final: bool = False):
+        """Returns the labels that follow from some more inputs, and the state after them.
+
+        One after another the labels of all parts are those that a greedy search finds for the
+        whole, and the log-probabilities add up to that of the whole.
+
+        Args:
+            inputs: `[B, T]` int32, the next input symbols.
+            input_lengths: `[B]` int32, how many they are.
+            state: What the last call returned, or `stream_start`.
+            final: Whether no more inputs are to come.
+        """
+        embedded = self._input_embedding(inputs)
+        encoding, frames, encoder = self._encoder.stream(
+            embedded, input_lengths, state.encoder, final
         )
+        encoding = self._joint.project_encoding(encoding)
+        found, predictor = self._greedy_search(encoding, frames, state.predictor)
+        return found, StreamState(encoder, predictor)
+
+    def _greedy_search(self, encoding, frame_lengths, start, max_length=None):
+        """Returns the `Hypotheses` of a greedy search, and the prediction network's state after."""
+        found, state = greedy_transducer_search(
+            *self.steps(encoding, start),
+            frame_lengths,
+            max_symbols_per_frame=self._config.max_symbols_per_frame,
+            max_length=max_length,
+        )
+        return found, state.predictor
 
     def n_best(self, inputs, input_lengths) -> Hypotheses:
         """Returns the `K` best labels found for each input, `[B, K, …]`, best first."""
@@ -108,7 +152,7 @@ class Transducer(keras.layers.Layer):
 
     def _beam_search(self, inputs, input_lengths, beam: int) -> Hypotheses:
         return beam_transducer_search(
-            *self.steps(self.encode(inputs, input_lengths)),
+            *self.steps(self.encode(inputs, input_lengths), self.start(tf.shape(inputs)[0])),
             input_lengths,
             beam=beam,
             order=self._config.search,
@@ -121,8 +165,8 @@ class Transducer(keras.layers.Layer):
         frames = inputs.shape[1]
         return None if frames is None else frames * self._config.max_symbols_per_frame
 
-    def steps(self, encoding) -> Steps:
-        """Returns what a search needs, for the encoder's output `[B, T, joint units]`."""
+    def steps(self, encoding, start: PredictorState) -> Steps:
+        """Returns what a search of the encoder's output `[B, T, joint units]` needs."""
 
         def score(frames, row):
             frame = tf.gather_nd(encoding, tf.stack([row.example, frames], axis=1))
@@ -132,8 +176,7 @@ class Transducer(keras.layers.Layer):
         def advance(labels, row):
             return row._replace(predictor=self.advance(labels, row.predictor))
 
-        batch_size = tf.shape(encoding)[0]
-        return Steps(score, advance, RowState(tf.range(batch_size), self.start(batch_size)))
+        return Steps(score, advance, RowState(tf.range(tf.shape(encoding)[0]), start))
 
     def encode(self, inputs, input_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the encoder's output as the joint takes it, `[B, T, joint units]`."""
@@ -158,3 +201,14 @@ class Transducer(keras.layers.Layer):
 
     def _drop(self, values: tf.Tensor, seed: tf.Tensor | None, place: int) -> tf.Tensor:
         return dropout(values, self._dropout, fold_in(seed, place))
+
+
+def _encoder(config: TransducerConfig) -> keras.layers.Layer:
+    sizes = {"units": config.encoder_units, "layers": config.encoder_layers}
+    if config.encoder == "causal":
+        return CausalLSTM(**sizes, dropout=config.dropout)
+    if config.encoder == "chunked":
+        return ChunkedLSTM(
+            **sizes, chunk=config.chunk, lookahead=config.lookahead, dropout=config.dropout
+        )
+    return StackedLSTM(**sizes, bidirectional=True, dropout=config.dropout)

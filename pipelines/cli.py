@@ -290,6 +290,7 @@ def query(
     signature: str = "",
     n_best: int | None = None,
     timestamps: bool = False,
+    stream: bool = False,
     json: bool = False,
     timeout: float = 30.0,
 ) -> None:
@@ -302,11 +303,15 @@ def query(
         signature: Which of the model's functions to call; if empty, the one of what is asked for.
         n_best: Print so many answers to each text, the best first: text, log-probability, answer.
         timestamps: Print where in the text each token of an answer was emitted: TOKEN@SYMBOL.
+        stream: Take the texts, or lines, for pieces of one text; print its answer after each piece
+            and at the end.
         json: Print all outputs as a JSON object a line, not the answer alone.
         timeout: Seconds to wait for an answer.
     """
     if signature and (n_best is not None or timestamps):
         raise UsageError("`signature` goes without `n_best` and `timestamps`, which choose one.")
+    if stream and (signature or n_best is not None or timestamps):
+        raise UsageError("`stream` goes without `signature`, `n_best` and `timestamps`.")
     if n_best is not None and n_best < 1:
         raise UsageError(f"`n_best` must be at least 1. Received: {n_best}")
     from pipelines import answers
@@ -314,6 +319,12 @@ def query(
 
     chosen = signature or answers.signature(n_best, timestamps)
     with Client(address) as client:
+        if stream:
+            pieces = ([text] for batch in _batches(texts) for text in batch)
+            for streamed in client.stream(model, pieces, timeout=timeout):
+                for line in answers.lines([""], streamed.outputs, None, False, json):
+                    print(line, flush=True)
+            return
         for batch in _batches(texts):
             outputs = client.predict(model, batch, signature=chosen, timeout=timeout)
             for line in answers.lines(batch, outputs, n_best, timestamps, json):

@@ -79,8 +79,9 @@ def greedy_transducer_search(
             is no such bound, and `tokens` are as wide as the longest hypothesis.
 
     Returns:
-        `Hypotheses`. `log_probability` is that of the one path taken, and so a lower bound on
-        that of its labels, for which all paths would have to be summed.
+        `Hypotheses`, and the state after their labels: from there the search of more frames goes
+        on as if all had been there at once. `log_probability` is that of the one path taken, and
+        so a lower bound on that of its labels, for which all paths would have to be summed.
 
     Raises:
         ValueError: `frame_lengths` is not of rank 1, or a bound is out of range.
@@ -134,9 +135,10 @@ def greedy_transducer_search(
     end = _Search(*end)
     if max_length is None:
         width = tf.reduce_max(tf.pad(end.lengths, [[0, 1]]))
-    return Hypotheses(
+    found = Hypotheses(
         end.tokens[:, :width], end.lengths, end.log_probability, end.token_frames[:, :width]
     )
+    return found, end.state
 
 
 def advance_where(emits, advance, label, state):

@@ -14,6 +14,10 @@ from keras_models.configs.transcription import Text
 
 # Holds number 0 in a vocabulary file, so that a symbol's number is its line's.
 _PADDING_LINE = "<pad>"
+# The most bytes of a character's UTF-8 that can be there without it being whole.
+_UNFINISHED = 3
+# A text whose last token may not be whole; all before that is group 1.
+_LAST_TOKEN = r"\A((?s:\C*)[ \t-\r])?\C*\z"
 # What a vocabulary file of one symbol a line cannot hold.
 _NO_SYMBOLS = (_PADDING_LINE.encode(), b"\n", b"\r")
 
@@ -78,6 +82,7 @@ class TextFrontend(tf.Module):
         vocabulary = vocabulary_path(folder, config)
         self.symbols = tuple(vocabulary.read_text(encoding="utf-8").split("\n")[:-1])
         self._compositions = _compositions(self.symbols)
+        self._openings = _openings(self._compositions, config)
         whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
         path = str(vocabulary)
         self._numbers = tf.lookup.StaticHashTable(
@@ -86,6 +91,11 @@ class TextFrontend(tf.Module):
         self._texts = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(path, tf.int64, number, tf.string, whole), ""
         )
+
+    @property
+    def field(self) -> str:
+        """Name of the text in records, features and served signatures."""
+        return self._config.field
 
     @property
     def size(self) -> int:
@@ -100,6 +110,31 @@ class TextFrontend(tf.Module):
         numbers = tf.ragged.map_flat_values(self._numbers.lookup, _cut(text, self._config))
         known = tf.ragged.boolean_mask(numbers, numbers != PADDING)
         return tf.cast(known, tf.int32)
+
+    def settle(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns each text in two parts `[B]`: what is settled whatever follows, and the rest.
+
+        The rest is an unfinished token; or bytes of an unfinished character, or what a mark could
+        still be composed with. It is to be put before what follows, and is settled at the end.
+        So parted, a text has the symbols of the whole wherever it comes in two, in the midst of a
+        character even, but for the last letter of a Greek word in capitals: a lone Σ becomes σ.
+        """
+        if self._config.lowercase:
+            text = tf.strings.regex_replace(text, "Σ", "σ")  # noqa: RUF001
+        if self._config.unit == "token":
+            settled = tf.strings.regex_replace(text, _LAST_TOKEN, r"\1")
+        else:
+            end = _end_of_characters(text)
+            settled = tf.strings.substr(text, tf.zeros_like(end), end)
+            settled = tf.strings.regex_replace(settled, self._openings, "")
+        start = tf.strings.length(settled)
+        return settled, tf.strings.substr(text, start, tf.strings.length(text))
+
+    def join(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """Returns what `decode` gives for numbers in one piece, from what it gave for two."""
+        if self._config.unit == "character":
+            return first + second
+        return first + tf.where((first == "") | (second == ""), "", " ") + second
 
     def decode(self, numbers: tf.Tensor) -> tf.Tensor:
         """Returns `[…]` string for symbol numbers `[…, U]` int32 that 0 pads."""
@@ -126,3 +161,19 @@ def _compositions(symbols: Sequence[str]) -> list[tuple[str, str]]:
     forms = ((unicodedata.normalize("NFD", character), character) for character in composed)
     pairs = [(decomposed, character) for decomposed, character in forms if decomposed != character]
     return sorted(pairs, key=lambda pair: -len(pair[0]))
+
+
+def _openings(compositions: Sequence[tuple[str, str]], config: Text) -> str:
+    """Returns the regular expression of a text's end that what follows could be composed with."""
+    decomposed = [pair[0] for pair in compositions]
+    openings = {whole[:end] for whole in decomposed for end in range(1, len(whole))}
+    case = "(?i)" if config.lowercase else ""
+    return rf"{case}(?:{'|'.join(sorted(openings))})\z" if openings else r"\z"
+
+
+def _end_of_characters(text: tf.Tensor) -> tf.Tensor:
+    """Returns `[B]` int32, the number of a text's bytes before a last unfinished character."""
+    characters, starts = tf.strings.unicode_split_with_offsets(text, "UTF-8", errors="ignore")
+    ends = tf.cast(starts, tf.int32) + tf.strings.length(characters)
+    last = tf.reduce_max(tf.concat([ends, tf.zeros_like(text, tf.int32)[:, None]], 1), axis=1)
+    return tf.maximum(last, tf.strings.length(text) - _UNFINISHED)

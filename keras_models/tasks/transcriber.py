@@ -10,6 +10,7 @@ from keras_models.configs.transcription import Transcription
 from keras_models.frontends.padding import LENGTHS, pad
 from keras_models.frontends.text import TextFrontend
 from keras_models.metrics import confusions, error_rates
+from keras_models.tasks.streaming import TextStream, stream_signatures
 from keras_models.tasks.task import Task
 
 
@@ -18,8 +19,7 @@ class Transcriber(Task):
 
     Args:
         config: Names of the two texts, how they are cut, limits.
-        model: Config of a model with `losses`, `search`, `n_best` and `feasible`, as `Transducer`
-            has them.
+        model: Config of a model with `losses`, `search`, `n_best`, `feasible` and `streams`, as `Transducer` has them.
         folder: Holds the vocabulary of each field.
     """
 
@@ -98,6 +98,14 @@ class Transcriber(Task):
             "tokens": frontend.spell(found.tokens),
             "frames": found.frames,
         }
+
+    def signatures(self):
+        """Returns `serving_default` and, where the model can, those of `streaming`."""
+        signatures = super().signatures()
+        if self.model.streams:
+            stream = TextStream(self.model, *self.frontends.values(), self._within_limit)
+            signatures |= stream_signatures(stream, self.input_signature)
+        return signatures
 
     @property
     def input_signature(self):

@@ -15,6 +15,7 @@ from serving.client.errors import (
     ServingError,
     SignatureNotFound,
 )
+from serving.client.streaming import Streamed
 
 __all__ = [
     "Client",
@@ -24,4 +25,5 @@ __all__ = [
     "ServerUnavailable",
     "ServingError",
     "SignatureNotFound",
+    "Streamed",
 ]

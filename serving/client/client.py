@@ -1,6 +1,6 @@
 """The client itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -8,6 +8,7 @@ import numpy as np
 
 from serving.client import errors, messages, tensors
 from serving.client import inputs as inputs_lib
+from serving.client.streaming import Streamed, stream
 
 DEFAULT_SIGNATURE = "serving_default"
 _STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
@@ -73,19 +74,41 @@ class Client:
         Raises:
             ServingError: One of its subclasses says what is wrong.
         """
-        arrays = inputs_lib.arrays(
-            inputs, lambda: self._known_signature(model, version, signature, timeout)
-        )
-        request = messages.PredictRequest(output_filter=outputs)
-        request.model_spec.CopyFrom(_spec(model, version, signature))
-        for name, array in arrays.items():
-            request.inputs[name].CopyFrom(_encoded(name, array))
-        asked = f"predict with model {model!r}, signature {signature!r}"
-        try:
-            response = self._call(self._predict, request, asked, timeout)
-        except (errors.InvalidInput, errors.SignatureNotFound) as error:
-            raise self._explained(error, model, version, signature, arrays) from None
-        return {name: tensors.decode(proto) for name, proto in sorted(response.outputs.items())}
+        return _arrays(self._ask(model, inputs, signature, version, outputs, timeout))
+
+    def stream(
+        self,
+        model: str,
+        chunks: Iterable[Any],
+        *,
+        version: int | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Streamed]:
+        """Yields the outputs so far after each chunk and, after the last chunk, the final ones.
+
+        The model must have the signatures `stream_start`, `stream_step` and `stream_end`. What
+        they keep of a stream comes with their outputs, as `state_…`, and is sent with the next
+        chunk: the server keeps nothing. All goes to the version that answered first.
+
+        Args:
+            model: The model's name.
+            chunks: The inputs piece by piece, each as for `predict`: a row a stream; or a scalar,
+                such as a string, for one stream whose outputs then have no rows either.
+            version: The model's version; the latest by default.
+            timeout: Seconds to wait for each answer.
+
+        Raises:
+            ServingError: One of its subclasses says what is wrong.
+        """
+
+        def ask(signature: str, inputs: Any, pinned: int | None) -> tuple[int, dict]:
+            response = self._ask(model, inputs, signature, pinned, (), timeout)
+            return response.model_spec.version.value, _arrays(response)
+
+        def signature() -> dict[str, Any]:
+            return self._known_signature(model, version, "stream_step", timeout)
+
+        return stream(ask, signature, chunks, version)
 
     def metadata(
         self, model: str, *, version: int | None = None, timeout: float | None = None
@@ -126,6 +149,28 @@ class Client:
             }
             for entry in response.model_version_status
         ]
+
+    def _ask(
+        self,
+        model: str,
+        inputs: Any,
+        signature: str,
+        version: int | None,
+        outputs: Sequence[str],
+        timeout: float | None,
+    ) -> messages.PredictResponse:
+        arrays = inputs_lib.arrays(
+            inputs, lambda: self._known_signature(model, version, signature, timeout)
+        )
+        request = messages.PredictRequest(output_filter=outputs)
+        request.model_spec.CopyFrom(_spec(model, version, signature))
+        for name, array in arrays.items():
+            request.inputs[name].CopyFrom(_encoded(name, array))
+        asked = f"predict with model {model!r}, signature {signature!r}"
+        try:
+            return self._call(self._predict, request, asked, timeout)
+        except (errors.InvalidInput, errors.SignatureNotFound) as error:
+            raise self._explained(error, model, version, signature, arrays) from None
 
     def _method(self, service: str, name: str, response: type) -> Callable:
         return self._channel.unary_unary(
@@ -191,6 +236,10 @@ def _encoded(name: str, array: np.ndarray) -> messages.TensorProto:
     except ValueError as error:
         text = f"Input `{name}` cannot be sent. {error}"
         raise errors.InvalidInput("INVALID_ARGUMENT", text, text) from None
+
+
+def _arrays(response: messages.PredictResponse) -> dict[str, np.ndarray]:
+    return {name: tensors.decode(proto) for name, proto in sorted(response.outputs.items())}
 
 
 def _signatures(signatures: messages.SignatureDefMap) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_after_a_given_beginning_anything_is_found(beginnings):
 def test_a_beam_of_one_is_greedy_within_a_lexicon_too(order):
     steps = with_language_model(_within_lexicon(), _bigrams(TARGET), 0.5)
     options = {**OPTIONS, "max_length": 5}
-    greedy = greedy_transducer_search(*steps, LENGTHS, **options)
+    greedy, _ = greedy_transducer_search(*steps, LENGTHS, **options)
     assert {
         tuple(row[:n]) for row, n in zip(greedy.tokens.numpy(), greedy.lengths, strict=True)
     } <= {*LEXICON}
@@ -145,7 +145,7 @@ def test_where_the_bounds_leave_no_sequence_there_is_no_hypothesis():
     steps = _within_lexicon(sequences=[(3, 3, 1)])
     found = beam_transducer_search(*steps, LENGTHS, beam=2, order="frame", max_length=2)
     np.testing.assert_array_equal(found.log_probability, np.full([B, 2], -np.inf))
-    greedy = greedy_transducer_search(*steps, LENGTHS, max_length=2)
+    greedy, _ = greedy_transducer_search(*steps, LENGTHS, max_length=2)
     np.testing.assert_array_equal(greedy.log_probability, np.full(B, -np.inf))
 
 

@@ -49,7 +49,7 @@ class _Transducer(tf.Module):
 
     def greedy(self, encoded, lengths, **options):
         options.setdefault("max_symbols_per_frame", LIMIT)
-        return greedy_transducer_search(*self.steps(encoded), lengths, **options)
+        return greedy_transducer_search(*self.steps(encoded), lengths, **options)[0]
 
     def search(self, encoded, lengths, **options):
         options.setdefault("max_symbols_per_frame", LIMIT)

@@ -168,3 +168,72 @@ def test_a_missing_vocabulary_is_named(tmp_path):
 def test_two_texts_of_one_field_are_refused():
     with pytest.raises(ValueError, match=r"`input\.field` and `output\.field` must differ.*'word'"):
         Transcription(input=CHARACTERS, output=FOLDED)
+
+
+def _symbols_in_pieces(frontend, pieces):
+    """Returns the symbols of texts that come in pieces `[pieces, B]`."""
+    rest = tf.fill([len(pieces[0])], "")
+    found = []
+    for piece in pieces:
+        settled, rest = frontend.settle(rest + piece)
+        found.append(frontend.encode(settled))
+    return tf.concat([*found, frontend.encode(rest)], axis=1).to_list()
+
+
+BROKEN = [b"caf\xc3\xa9 \xff\xff\xff\xe1\xba", b"\x80e\xcc", b"\xf0\x9f\x98\xff\xc3", b"\xcc\x81"]
+
+
+@pytest.mark.parametrize("config", [CHARACTERS, FOLDED, Text(field="word", unit="token")])
+def test_a_text_cut_anywhere_has_the_symbols_of_the_whole(frontend, config):
+    built = frontend(config, [*MARKED, "e a\tb\n c", "🙂"])
+    forms = [text.encode() for form in ("NFC", "NFD") for text in _form(form, MARKED)]
+    for text in [*forms, b" e  a\tb\n", "é🙂É".encode(), b"", *BROKEN, "E\u0301 Ǖ".encode()]:
+        [expected] = built.encode(tf.constant([text])).to_list()
+        cuts = range(len(text) + 1)
+        in_two = [[text[:cut] for cut in cuts], [text[cut:] for cut in cuts]]
+        assert _symbols_in_pieces(built, in_two) == [expected] * len(cuts), text
+        if text:
+            byte_by_byte = [[text[n : n + 1]] for n in range(len(text))]
+            assert _symbols_in_pieces(built, byte_by_byte) == [expected], text
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "settled"),
+    [
+        (CHARACTERS, "xe", "x"),  # of which é and ế may be made
+        (CHARACTERS, "e\u0302", ""),
+        (CHARACTERS, "ea", "ea"),
+        (CHARACTERS, "é", "é"),
+        (CHARACTERS, "E", "E"),
+        (FOLDED, "E", ""),
+        (TOKENS, "K AE1 T", "K AE1 "),
+        (TOKENS, "K AE1 T ", "K AE1 T "),
+        (TOKENS, "K", ""),
+    ],
+)
+def test_no_more_waits_than_what_may_still_become_another_symbol(frontend, config, text, settled):
+    found, rest = frontend(config, ["éế abx"]).settle(tf.constant([text]))
+    assert (found.numpy()[0] + rest.numpy()[0]).decode() == text
+    assert found.numpy()[0].decode() == settled
+
+
+def test_nothing_waits_where_no_character_has_marks(frontend):
+    settled, rest = frontend(CHARACTERS, ["abc"]).settle(tf.constant(["ab", ""]))
+    assert settled.numpy().tolist() == [b"ab", b""]
+    assert rest.numpy().tolist() == [b"", b""]
+
+
+def test_in_a_stream_a_capital_sigma_is_always_folded_alike(frontend):
+    built = frontend(FOLDED, ["οδσς"])
+    whole = built.encode(tf.constant(["οδοσ"])).to_list()
+    for cut in range(5):
+        assert _symbols_in_pieces(built, [["ΟΔΟΣ"[:cut]], ["ΟΔΟΣ"[cut:]]]) == whole
+
+
+@pytest.mark.parametrize(("config", "whole"), [(CHARACTERS, "ab a"), (TOKENS, "a b a")])
+def test_decoded_parts_are_joined_to_what_the_whole_is_decoded_to(frontend, config, whole):
+    built = frontend(config, [whole])
+    numbers = built.encode(tf.constant([whole])).to_tensor()
+    for cut in range(numbers.shape[1] + 1):
+        parts = built.decode(numbers[:, :cut]), built.decode(numbers[:, cut:])
+        assert built.join(*parts).numpy()[0].decode() == whole

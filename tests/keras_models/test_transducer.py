@@ -170,3 +170,45 @@ def test_eager_graph_and_xla_agree(model, batch, jit_compile):
     compiled = tf.function(model.__call__, jit_compile=jit_compile, autograph=False)
     arguments = [tf.constant(array) for array in (*batch, SEED)]
     np.testing.assert_allclose(compiled(*arguments), model(*arguments), rtol=1e-5, atol=1e-5)
+
+
+STREAMING = [
+    {"encoder": "causal"},
+    {"encoder": "chunked", "chunk": 2, "lookahead": 1},
+    {"encoder": "chunked", "chunk": 1, "lookahead": 0},
+]
+
+
+@pytest.fixture(scope="module", params=STREAMING, ids=str)
+def streaming(request):
+    """A transducer that streams; it has two layers, random weights and all kinds of answers."""
+    sizes = {"embedding_units": 5, "encoder_units": 4, "predictor_units": 3, "joint_units": UNITS}
+    model = TransducerConfig(**sizes, **request.param).build(INPUTS, OUTPUTS)
+    random = np.random.default_rng(4)
+    for variable in model.variables:
+        variable.assign(random.normal(size=variable.shape))
+    return model
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_labels_of_a_stream_are_those_of_the_whole(streaming, batch, size):
+    inputs, frames, _, _ = batch
+    whole = streaming.search(inputs, frames)
+    assert len(set(whole.lengths.numpy())) > 2
+    state, tokens, total = streaming.stream_start(B), [[] for _ in range(B)], np.zeros(B)
+    starts = range(0, T + size, size)
+    for start in starts:
+        piece = np.pad(inputs, [(0, 0), (0, 2 * size)])[:, start : start + size]
+        counts = np.clip(FRAMES - start, 0, size)
+        found, state = streaming.stream(piece, counts, state, final=start == starts[-1])
+        for b, length in enumerate(found.lengths):
+            tokens[b] += found.tokens[b, :length].numpy().tolist()
+        total += found.log_probability
+    for b, length in enumerate(whole.lengths):
+        assert tokens[b] == whole.tokens[b, :length].numpy().tolist()
+    np.testing.assert_allclose(total, whole.log_probability, rtol=1e-5)
+
+
+def test_a_bidirectional_encoder_does_not_stream(model, streaming):
+    assert streaming.streams
+    assert not model.streams

@@ -34,6 +34,12 @@ class _Transducer(tf.Module):
         return tf.tanh(hidden @ self.recurrence + tf.gather(self.embedding, label))
 
     def search(self, encoded, lengths, advance=None, **options):
+        found, _ = self.resumed(encoded, lengths, None, advance, **options)
+        return found
+
+    def resumed(self, encoded, lengths, state=None, advance=None, **options):
+        """Returns what a search from a state on finds, and the state after it."""
+
         def score(frames, state):
             frame = tf.gather(encoded, frames, batch_dims=1)
             return tf.nn.log_softmax(self.joint(frame, state.hidden))
@@ -42,9 +48,9 @@ class _Transducer(tf.Module):
             return _State(self.predict(labels, state.hidden), {"label": labels})
 
         batch = tf.shape(encoded)[0]
-        state = _State(tf.zeros([batch, D]), {"label": tf.zeros([batch], tf.int32)})
+        start = _State(tf.zeros([batch, D]), {"label": tf.zeros([batch], tf.int32)})
         options.setdefault("max_symbols_per_frame", LIMIT)
-        return greedy_transducer_search(score, advance or step, state, lengths, **options)
+        return greedy_transducer_search(score, advance or step, state or start, lengths, **options)
 
 
 def _one_by_one(model, encoded, lengths, blank=0, limit=LIMIT, max_length=10**6):
@@ -217,7 +223,7 @@ def test_log_probability_is_of_one_alignment_of_the_labels():
 
 
 def test_equal_scores_of_any_type_of_float_add_up_and_the_first_symbol_is_taken():
-    found = greedy_transducer_search(
+    found, _ = greedy_transducer_search(
         lambda frames, state: tf.fill([B, V], tf.constant(-1.5, tf.bfloat16)),
         lambda labels, state: state,
         tf.zeros([B]),
@@ -257,3 +263,16 @@ def test_an_exported_search_finds_the_same(tmp_path):
 def test_arguments_are_checked(change, message):
     with pytest.raises(ValueError, match=message):
         _Transducer().search(**{"encoded": _encoded(), "lengths": LENGTHS, **change})
+
+
+def test_a_search_goes_on_from_where_another_ended():
+    model, encoded = _Transducer(seed=13), _encoded(13)
+    whole, _ = model.resumed(encoded, LENGTHS)
+    for cut in range(T + 1):
+        first, state = model.resumed(encoded[:, :cut], np.minimum(LENGTHS, cut))
+        rest, _ = model.resumed(encoded[:, cut:], np.maximum(LENGTHS - cut, 0), state)
+        for b, length in enumerate(whole.lengths):
+            parts = [found.tokens[b, : found.lengths[b]] for found in (first, rest)]
+            np.testing.assert_array_equal(tf.concat(parts, 0), whole.tokens[b, :length])
+        total = first.log_probability + rest.log_probability
+        np.testing.assert_allclose(total, whole.log_probability, rtol=1e-5)
