@@ -15,7 +15,11 @@ from keras_models.layers.dropout import dropout, fold_in
 from keras_models.layers.joint import Joint
 from keras_models.layers.recurrent import LSTM, LSTMState, StackedLSTM
 from keras_models.layers.streaming import CausalLSTM, ChunkedLSTM
-from keras_models.losses.transducer import transducer_loss
+from keras_models.losses.transducer import (
+    TransducerOccupancies,
+    transducer_loss,
+    transducer_occupancies,
+)
 
 
 class PredictorState(NamedTuple):
@@ -91,6 +95,11 @@ class Transducer(keras.layers.Layer):
         scores = self(inputs, input_lengths, labels, label_lengths, dropout_seed)
         return transducer_loss(scores, labels, input_lengths, label_lengths)
 
+    def occupancies(self, inputs, input_lengths, labels, label_lengths) -> TransducerOccupancies:
+        """Returns the posterior over the alignments of labels with inputs. Takes `call`'s."""
+        scores = self(inputs, input_lengths, labels, label_lengths)
+        return transducer_occupancies(scores, labels, input_lengths, label_lengths)
+
     def search(self, inputs, input_lengths) -> Hypotheses:
         """Returns the best labels found for inputs `[B, T]` int32 of lengths `[B]`.
 
@@ -99,10 +108,8 @@ class Transducer(keras.layers.Layer):
         if self._config.beam > 1:
             found = self._beam_search(inputs, input_lengths, self._config.beam)
             return Hypotheses(*(values[:, 0] for values in found))
-        encoding = self.encode(inputs, input_lengths)
-        start = self.start(tf.shape(inputs)[0])
-        width = self._max_length(inputs)
-        found, _ = self._greedy_search(encoding, input_lengths, start, width)
+        encoding, width = self.encode(inputs, input_lengths), self._max_length(inputs)
+        found, _ = self._greedy_search(encoding, input_lengths, max_length=width)
         return found
 
     @property
@@ -134,7 +141,7 @@ class Transducer(keras.layers.Layer):
         found, predictor = self._greedy_search(encoding, frames, state.predictor)
         return found, StreamState(encoder, predictor)
 
-    def _greedy_search(self, encoding, frame_lengths, start, max_length=None):
+    def _greedy_search(self, encoding, frame_lengths, start=None, max_length=None):
         """Returns the `Hypotheses` of a greedy search, and the prediction network's state after."""
         found, state = greedy_transducer_search(
             *self.steps(encoding, start),
@@ -152,7 +159,7 @@ class Transducer(keras.layers.Layer):
 
     def _beam_search(self, inputs, input_lengths, beam: int) -> Hypotheses:
         return beam_transducer_search(
-            *self.steps(self.encode(inputs, input_lengths), self.start(tf.shape(inputs)[0])),
+            *self.steps(self.encode(inputs, input_lengths)),
             input_lengths,
             beam=beam,
             order=self._config.search,
@@ -165,8 +172,11 @@ class Transducer(keras.layers.Layer):
         frames = inputs.shape[1]
         return None if frames is None else frames * self._config.max_symbols_per_frame
 
-    def steps(self, encoding, start: PredictorState) -> Steps:
-        """Returns what a search of the encoder's output `[B, T, joint units]` needs."""
+    def steps(self, encoding, start: PredictorState | None = None) -> Steps:
+        """Returns what a search needs, for the encoder's output `[B, T, joint units]`.
+
+        It is to begin at the prediction network's state `start`, by default that of no label.
+        """
 
         def score(frames, row):
             frame = tf.gather_nd(encoding, tf.stack([row.example, frames], axis=1))
@@ -176,7 +186,9 @@ class Transducer(keras.layers.Layer):
         def advance(labels, row):
             return row._replace(predictor=self.advance(labels, row.predictor))
 
-        return Steps(score, advance, RowState(tf.range(tf.shape(encoding)[0]), start))
+        batch_size = tf.shape(encoding)[0]
+        start = self.start(batch_size) if start is None else start
+        return Steps(score, advance, RowState(tf.range(batch_size), start))
 
     def encode(self, inputs, input_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the encoder's output as the joint takes it, `[B, T, joint units]`."""

@@ -30,6 +30,7 @@ from serving.model_server.quiet import import_tensorflow
 FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 _HIGHEST_PORT = 65535
 _LINES_AT_ONCE = 64
+_LONGEST_NAME = 40  # characters of a text in the name of its picture
 _ABOUT = """Sequence models in TensorFlow, from raw data to a served model.
 
 $ transduce jobs              the jobs there are
@@ -61,6 +62,7 @@ def _dispatch(arguments: list[str]) -> int | None:
             "run": _run_help,
             "jobs": jobs,
             "evaluate": evaluate,
+            "explain": explain,
             "export": export,
             "serve": serve,
             "query": query,
@@ -233,6 +235,29 @@ def evaluate(
     """
     trained = _open_trained(run, beam=beam, search=search)
     print_numbers(Console(highlight=False), split, trained.evaluation(split).numbers)
+
+
+def explain(
+    run: Positional[Path], text: Positional[str], answer: str | None = None, to: Path | None = None
+) -> None:
+    """Show how an answer of a run's best weights goes back to its input: in words and a picture.
+
+    Args:
+        run: The run's folder.
+        text: What to answer.
+        answer: The answer to explain; the model's own, if None.
+        to: Where to save the picture; RUN/plots/explain-TEXT.png, if None.
+    """
+    if to is None:
+        to = run / "plots" / ("explain-" + re.sub(r"\W+", "-", text)[:_LONGEST_NAME] + ".png")
+    elif to.suffix != ".png" or not to.absolute().parent.is_dir():
+        raise UsageError(f"`to` must be a .png file in a folder that exists. Received: {to}")
+    found, explanation = _open_trained(run).explain(text, answer)
+    from pipelines.drawing import describe, draw
+
+    to.parent.mkdir(exist_ok=True)
+    draw(explanation, to)
+    print(found, *describe(explanation), to, sep="\n")
 
 
 def export(

@@ -30,6 +30,7 @@ def write_report(folder: RunFolder, name: str, job: Job) -> None:
         "![Loss by step](plots/loss.png)\n\n![Error rates by step](plots/error_rates.png)",
         _sampled_errors(evaluation, job.train.seed),
         _worst_confusions(evaluation),
+        *_drawn_examples(folder),
         _stages(folder),
         _environment(folder),
     ]
@@ -80,6 +81,20 @@ def _worst_confusions(evaluation: dict) -> str:
         for expected, found, count in evaluation["confusions"][:_CONFUSIONS_SHOWN]
     ]
     return "## Worst confusions\n\n" + _table(("Reference", "Answer", "Times"), rows)
+
+
+def _drawn_examples(folder: RunFolder) -> list[str]:
+    """Returns the section of the pictures that were drawn; none without pictures."""
+    drawn = folder.done("evaluate").get("drawn", [])
+    rows = [
+        (each["input"], each["answer"], f"![alignment](plots/examples/{each['file']})")
+        for each in drawn
+    ]
+    about = (
+        "## Alignments\n\nHow probable it is, at each part of the input, to have said so much of "
+        "the answer; the line is the likeliest way."
+    )
+    return [f"{about}\n\n{_table(('Input', 'Answer', ''), rows)}"] if rows else []
 
 
 def _stages(folder: RunFolder) -> str:

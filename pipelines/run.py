@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_models.tasks.explanation import Explanation
 from keras_models.tasks.task import Task
 from pipelines import datasets, strategies, verification
 from pipelines.batch_size import fastest_batch_tokens
@@ -18,6 +19,7 @@ from pipelines.checkpoints import weights_of
 from pipelines.display import Display
 from pipelines.errors import UsageError
 from pipelines.evaluation import Evaluation, Evaluator
+from pipelines.explanation import draw_examples, explain
 from pipelines.folder import RunFolder
 from pipelines.input import (
     batch_sizes,
@@ -171,11 +173,20 @@ class Run:
         )
 
     def evaluate(self) -> dict:
-        """Answers the test split with the best weights, and keeps the answers."""
+        """Answers the test split with the best weights, keeps the answers, and draws some."""
         evaluation = self.evaluation("test")
         path = self.folder.path / "evaluation.json"
         path.write_text(json.dumps(asdict(evaluation), ensure_ascii=False), encoding="utf-8")
-        return evaluation.numbers
+        seed, examples = self.job.train.seed, self.folder.path / "plots" / "examples"
+        return {
+            **evaluation.numbers,
+            "drawn": draw_examples(self._task, evaluation, seed, examples),
+        }
+
+    def explain(self, text: str, answer: str | None = None) -> tuple[str, Explanation]:
+        """Returns an answer to a text, the best weights' if none is given, and its explanation."""
+        self._restore_best()
+        return explain(self._task, text, answer)
 
     def evaluation(self, split: str) -> Evaluation:
         """Returns the answers of the best weights to a split."""

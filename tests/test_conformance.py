@@ -21,6 +21,8 @@ import tensorflow as tf
 
 from keras_models.configs.transcription import Text, Transcription
 from keras_models.frontends.padding import LENGTHS, pad
+from keras_models.tasks.explanation import NotExplained
+from keras_models.tasks.task import Task
 from pipelines import jobfile, strategies
 from pipelines.job import Train
 from pipelines.step import TrainStep, forward_and_backward
@@ -334,6 +336,24 @@ def test_an_input_at_the_limit_is_answered_and_a_longer_one_refused(built):
     assert all(len(value) == 2 for value in answers.values())
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\b{built.examples.limit}\b"):
         built.answer(built.examples.too_long)
+
+
+def test_an_answer_is_explained_or_it_is_said_that_it_cannot_be(built):
+    answers = tf.constant(built.answer(built.inputs)[built.task.output_name])
+    inputs = {name: tf.constant(column) for name, column in built.inputs.items()}
+    if type(built.task).explain is Task.explain:
+        with pytest.raises(NotExplained, match=type(built.task).__name__):
+            built.task.explain(inputs, answers)
+        return
+    explanations = built.task.explain(inputs, answers)
+    assert len(explanations) == len(answers)
+    for each in explanations:
+        parts, said = len(each.inputs), len(each.outputs)
+        assert each.weights.shape in {(parts, said), (parts, said + 1)}
+        assert len(each.frames) == len(each.certainties) == said
+        assert each.weights.min() >= 0
+        assert each.weights.max() <= 1.00001
+        assert set(each.frames) <= set(range(parts))
 
 
 def test_what_training_did_not_know_is_passed_over(built):

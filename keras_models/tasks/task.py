@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from keras_models.tasks.explanation import Explanation, NotExplained
+
 Tensors = Mapping[str, tf.Tensor]
 
 
@@ -99,6 +101,14 @@ class Task(tf.Module, abc.ABC):
     def answers(self) -> dict[str, Callable[[Tensors], dict[str, tf.Tensor]]]:
         """Returns by signature name what is served of raw inputs."""
         return {"serving_default": self.answer}
+
+    def explain(self, inputs: Tensors, answers: tf.Tensor) -> list[Explanation]:
+        """Returns how answers `[B]`, right or wrong, go back to raw inputs `[B]`.
+
+        Raises:
+            NotExplained: If that cannot be said of such answers, or of any of this kind of task.
+        """
+        raise NotExplained(f"A {type(self).__name__} has no explanations of its answers.")
 
     def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the functions of the exported model by signature name."""

@@ -7,9 +7,11 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_models.configs.transcription import Transcription
+from keras_models.decoding.alignment import best_alignment
 from keras_models.frontends.padding import LENGTHS, pad
 from keras_models.frontends.text import TextFrontend
 from keras_models.metrics import confusions, error_rates
+from keras_models.tasks.explanation import Explanation, NotExplained
 from keras_models.tasks.streaming import TextStream, stream_signatures
 from keras_models.tasks.task import Task
 
@@ -19,7 +21,8 @@ class Transcriber(Task):
 
     Args:
         config: Names of the two texts, how they are cut, limits.
-        model: Config of a model with `losses`, `search`, `n_best`, `feasible` and `streams`, as `Transducer` has them.
+        model: Config of a model with `losses`, `search`, `n_best`, `occupancies`, `feasible` and
+            `streams`, as `Transducer` has them.
         folder: Holds the vocabulary of each field.
     """
 
@@ -99,6 +102,25 @@ class Transcriber(Task):
             "frames": found.frames,
         }
 
+    def explain(self, inputs, answers):
+        """Returns the posterior over the alignments of known symbols, one explanation an input."""
+        features = self.features({**inputs, self._output: answers})
+        if not tf.reduce_all(self.feasible(features)):
+            raise NotExplained(
+                f"`{self._input}` must have a known symbol to align an answer with. "
+                f"Received: {[text.decode() for text in inputs[self._input].numpy()]}"
+            )
+        batch = pad(features)
+        occupancies = self.model.occupancies(
+            *(batch[name + part] for name in features for part in ("", LENGTHS))
+        )
+        rows = zip(*(self._symbols(features, name) for name in features), *occupancies, strict=True)
+        return [_explanation(*row) for row in rows]
+
+    def _symbols(self, features, name) -> list[tuple[str, ...]]:
+        symbols = self.frontends[name].symbols
+        return [tuple(symbols[number] for number in row) for row in features[name].to_list()]
+
     def signatures(self):
         """Returns `serving_default` and, where the model can, those of `streaming`."""
         signatures = super().signatures()
@@ -146,3 +168,12 @@ class Transcriber(Task):
         check = tf.debugging.Assert(longest <= limit, [message, longest])
         with tf.control_dependencies([check]):
             return tf.identity(text)
+
+
+def _explanation(inputs, outputs, *occupancies) -> Explanation:
+    """Returns the explanation of an example by its padded `TransducerOccupancies`."""
+    within = slice(len(inputs)), slice(len(outputs) + 1)
+    nodes, blanks, labels = (padded.numpy()[within] for padded in occupancies)
+    frames = best_alignment(blanks, labels).tolist()
+    certainties = labels[frames, range(len(outputs))].tolist()
+    return Explanation(inputs, outputs, nodes, tuple(frames), tuple(certainties))

@@ -134,6 +134,17 @@ def test_the_pictures_in_the_report_are_pictures_of_something(folder, report):
         assert pixels[..., :3].std() > 0.01
 
 
+def test_examples_that_were_drawn_are_shown_with_their_pictures(tmp_path):
+    folder = make(tmp_path)
+    write_report(folder, "mine", folder.job()[1])
+    assert "## Alignments" not in (tmp_path / "report.md").read_text()
+    drawn = [{"input": "a|b", "answer": "A B", "file": "1.png"}]
+    folder.finish("evaluate", 3.0, **EVALUATION["numbers"], drawn=drawn)
+    write_report(folder, "mine", folder.job()[1])
+    shown = rows((tmp_path / "report.md").read_text(), "## Alignments")
+    assert shown == [["a\\|b", "A B", "![alignment](plots/examples/1.png)"]]
+
+
 def test_without_errors_the_report_says_so(tmp_path):
     folder = make(tmp_path)
     right = {**EVALUATION, "answers": [each[0] for each in EVALUATION["references"]]}

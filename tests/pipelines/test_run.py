@@ -207,7 +207,8 @@ def test_everything_lies_where_it_should(done):
         symbols = (path / "assets" / f"{name}.txt").read_text().splitlines()
         assert symbols[0] == "<pad>"
         assert sorted(symbols[1:]) == list("ABCDE" if name == "pronunciation" else "abcde")
-    for picture in (path / "plots").iterdir():
+    assert len(list((path / "plots" / "examples").iterdir())) == 10
+    for picture in (path / "plots").rglob("*.png"):
         assert matplotlib.image.imread(picture).size > 0
 
 
@@ -306,6 +307,40 @@ def test_a_version_is_exported_once(call, place):
     assert f"versions are never overwritten. Received: more/{JOB}/7" in again.err
     assert "The next free one is 8" in again.err
     assert sorted(path.name for path in (place / "more" / JOB).iterdir()) == ["7"]
+
+
+# Explain.
+
+
+def test_an_answer_is_explained_symbol_by_symbol_and_drawn(call, evaluation):
+    text, answer = evaluation["inputs"][0], evaluation["answers"][0]
+    told = call("explain", "run", text)
+    assert told.code == 0, told.err
+    said, *lines, picture = told.out.splitlines()
+    assert said == answer
+    assert [line.split("\t")[0] for line in lines] == list(text)
+    symbols = re.findall(r"([A-E]) \d\.\d\d", " ".join(lines))
+    assert symbols == answer.split()
+    assert picture == f"run/plots/explain-{text}.png"
+    assert matplotlib.image.imread(picture).std() > 0.01
+
+
+def test_any_answer_may_be_explained_and_drawn_anywhere(call, place):
+    told = call("explain", "run", "ab/c", "--answer", "E A E", "--to", "picture.png")
+    assert told.code == 0, told.err
+    assert told.out.splitlines()[0] == "E A E"
+    assert [line[0] for line in told.out.splitlines()[1:-1]] == list("abc")
+    assert matplotlib.image.imread(place / "picture.png").std() > 0.01
+    assert call("explain", "run", "ab/c").out.endswith("run/plots/explain-ab-c.png\n")
+
+
+def test_what_cannot_be_explained_is_told(call):
+    told = call("explain", "run", "漢")
+    assert (told.code, told.out) == (1, "")
+    assert "must have a known symbol" in told.err
+    told = call("explain", "run", "a" * 300)
+    assert (told.code, told.out) == (2, "")
+    assert "must be one that the model answers" in told.err
 
 
 # Serve, query.
