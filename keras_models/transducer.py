@@ -17,9 +17,13 @@ from keras_models.layers.recurrent import LSTM, LSTMState, StackedLSTM
 from keras_models.layers.streaming import CausalLSTM, ChunkedLSTM
 from keras_models.losses.transducer import (
     TransducerOccupancies,
+    fused_transducer_loss,
     transducer_loss,
     transducer_occupancies,
 )
+
+# Output symbols from which on a fused loss is the faster one, whatever the lengths.
+_LEAST_FUSED = 128
 
 
 class PredictorState(NamedTuple):
@@ -56,6 +60,8 @@ class Transducer(keras.layers.Layer):
         super().__init__()
         self._dropout = config.dropout
         self._config = config
+        fused = config.fused_loss
+        self._fuses = output_size >= _LEAST_FUSED if fused is None else fused
         self._input_embedding = keras.layers.Embedding(input_size, config.embedding_units)
         self._encoder = _encoder(config)
         self._output_embedding = keras.layers.Embedding(output_size, config.predictor_units)
@@ -79,12 +85,19 @@ class Transducer(keras.layers.Layer):
             label_lengths: `[B]` int32.
             dropout_seed: `[2]` int32, a seed for this step; None leaves dropout out.
         """
+        encoding, prediction = self._networks(
+            inputs, input_lengths, labels, label_lengths, dropout_seed
+        )
+        return self._joint(encoding[:, :, tf.newaxis], prediction[:, tf.newaxis])
+
+    def _networks(self, inputs, input_lengths, labels, label_lengths, dropout_seed):
+        """Returns what the joint takes, `[B, T, joint units]` and `[B, U + 1, joint units]`."""
         encoding = self.encode(inputs, input_lengths, dropout_seed)
         prefixes = tf.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK)  # [B, U + 1]
         embedded = self._drop(self._output_embedding(prefixes), dropout_seed, 1)
         prediction, _ = self._predictor(embedded, label_lengths + 1)
         prediction = self._joint.project_prediction(self._drop(prediction, dropout_seed, 2))
-        return self._joint(encoding[:, :, tf.newaxis], prediction[:, tf.newaxis])
+        return encoding, prediction
 
     def feasible(self, input_lengths, label_lengths) -> tf.Tensor:
         """Returns `[B]` bool: whether there is an alignment. Labels need one frame, not more."""
@@ -92,8 +105,12 @@ class Transducer(keras.layers.Layer):
 
     def losses(self, inputs, input_lengths, labels, label_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the negative log-likelihood `[B]` of the labels, in nats. Takes `call`'s."""
-        scores = self(inputs, input_lengths, labels, label_lengths, dropout_seed)
-        return transducer_loss(scores, labels, input_lengths, label_lengths)
+        batch = inputs, input_lengths, labels, label_lengths
+        lattice = labels, input_lengths, label_lengths
+        if self._fuses:
+            networks = self._networks(*batch, dropout_seed)
+            return fused_transducer_loss(*networks, *self._joint.output_weights(), *lattice)
+        return transducer_loss(self(*batch, dropout_seed), *lattice)
 
     def occupancies(self, inputs, input_lengths, labels, label_lengths) -> TransducerOccupancies:
         """Returns the posterior over the alignments of labels with inputs. Takes `call`'s."""

@@ -36,6 +36,9 @@ class TransducerConfig:
     """Width of the joint network's hidden layer."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of activations dropped in training."""
+    fused_loss: bool | None = None
+    """Compute joint network and loss together, tile by tile, in a fraction of the memory. None:
+    from 128 output symbols on, where that is faster, too; with fewer, it is for long inputs."""
 
     beam: PositiveInt = 1
     """Hypotheses that the search keeps for an input; 1 is greedy."""

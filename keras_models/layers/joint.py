@@ -36,6 +36,10 @@ class Joint(keras.layers.Layer):
         """Returns `[…, units]`, to be computed once a symbol, for `[…, prediction_width]`."""
         return self._prediction(prediction)
 
+    def output_weights(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns W `[units, symbols]` and b `[symbols]`, for a loss that computes the scores."""
+        return tuple(tf.convert_to_tensor(weights) for weights in self._scores.weights)
+
     def call(self, encoding: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
         """Returns scores `[…, symbols]` for two projections of shapes that broadcast."""
         return self._scores(tf.tanh(encoding + prediction))

@@ -105,7 +105,7 @@ class Transcriber(Task):
     def explain(self, inputs, answers):
         """Returns the posterior over the alignments of known symbols, one explanation an input."""
         features = self.features({**inputs, self._output: answers})
-        if not tf.reduce_all(self.feasible(features)):
+        if tf.reduce_any(features[self._input].row_lengths() == 0):
             raise NotExplained(
                 f"`{self._input}` must have a known symbol to align an answer with. "
                 f"Received: {[text.decode() for text in inputs[self._input].numpy()]}"

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -170,6 +172,35 @@ def test_eager_graph_and_xla_agree(model, batch, jit_compile):
     compiled = tf.function(model.__call__, jit_compile=jit_compile, autograph=False)
     arguments = [tf.constant(array) for array in (*batch, SEED)]
     np.testing.assert_allclose(compiled(*arguments), model(*arguments), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [None, SEED])
+def test_a_fused_loss_has_the_values_and_gradients_of_the_other(model, batch, seed):
+    fused = dataclasses.replace(model._config, fused_loss=True).build(INPUTS, OUTPUTS)
+    fused.set_weights(model.get_weights())
+
+    def losses_and_gradients(model):
+        variables = [variable.value for variable in model.trainable_variables]
+        with tf.GradientTape() as tape:
+            losses = model.losses(*batch, dropout_seed=seed)
+        gradients = tape.gradient(losses, variables)
+        return losses, *map(tf.convert_to_tensor, gradients)
+
+    for found, expected in zip(*map(losses_and_gradients, (fused, model)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_is_fused_where_there_are_many_symbols_or_it_is_asked_for():
+    sizes = {"encoder_units": 4, "predictor_units": 4, "joint_units": 4}
+    for size, asked, fuses in [(127, None, False), (128, None, True), (9, True, True)]:
+        model = TransducerConfig(**sizes, fused_loss=asked).build(INPUTS, size)
+        losses = tf.function(model.losses).get_concrete_function(
+            *(tf.TensorSpec(shape, tf.int32) for shape in ([B, T], [B], [B, U], [B]))
+        )
+        graphs = [losses.graph, *(each.graph for each in losses.graph._functions.values())]
+        tensors = [x for graph in graphs for each in graph.get_operations() for x in each.outputs]
+        held = any(x.shape.is_compatible_with([B, T, U + 1, size]) for x in tensors if x.shape.rank)
+        assert held != fuses
 
 
 STREAMING = [
