@@ -109,7 +109,8 @@ def _packages(tree):
 def test_every_package_that_is_imported_is_declared():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    required = re.findall(r"^[\w-]+", setup["options"]["install_requires"], re.MULTILINE)
+    wanted = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    required = re.findall(r"^[\w-]+", "\n".join(wanted), re.MULTILINE)
     declared = {name.replace("_", "-") for name in required}
     # A namespace shared by many is not told of before Python 3.12.
     providers = {"google": ["protobuf"], **metadata.packages_distributions()}

@@ -63,7 +63,8 @@ def _tell_oddities(command: flags.CommandLine) -> None:
     for argument in command.unknown:
         print(f"unknown argument: {argument}\n{flags.usage(flags.program_name())}", flush=True)
     for name in command.ignored:
-        print(f"--{name} has no effect in this server yet.", file=sys.stderr, flush=True)
+        why = flags.FLAGS[name].metadata["why_not"]
+        print(f"--{name} has no effect in this server: {why}.", file=sys.stderr, flush=True)
 
 
 def _versions() -> str:

@@ -15,11 +15,11 @@ _THREADS = 4 * (os.cpu_count() or 1)
 
 
 def _flag(default, text: str):
-    return dataclasses.field(default=default, metadata={"text": text, "honoured": True})
+    return dataclasses.field(default=default, metadata={"text": text, "why_not": ""})
 
 
-def _later(default, text: str):
-    return dataclasses.field(default=default, metadata={"text": text, "honoured": False})
+def _without_effect(default, text: str, why: str):
+    return dataclasses.field(default=default, metadata={"text": text, "why_not": why})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +40,23 @@ class Options:
     model_config_file_poll_wait_seconds: int = _flag(0, "Re-read it this often.")
     model_name: str = _flag("default", "Name of the model at --model_base_path.")
     model_base_path: str = _flag("", "Folder of one model: DIR/VERSION/saved_model.pb.")
-    model_root: str = _flag(
-        "", "Folder of models: DIR/NAME/VERSION/saved_model.pb. Not in TF Serving."
-    )
     num_load_threads: int = _flag(0, "Versions that load at the same time; 0 for four a core.")
-    num_unload_threads: int = _later(0, "Versions that unload at the same time.")
+    num_unload_threads: int = _flag(0, "Versions that unload at the same time; 0 for four a core.")
     max_num_load_retries: int = _flag(5, "Further attempts after a failed load.")
     load_retry_interval_micros: int = _flag(60_000_000, "Time between those attempts.")
     file_system_poll_wait_seconds: int = _flag(1, "Look for versions this often; 0 for once.")
-    flush_filesystem_caches: bool = _flag(True, "Drop caches of remote file systems.")
+    flush_filesystem_caches: bool = _without_effect(
+        True, "Drop caches of remote file systems.", "none are kept"
+    )
     tensorflow_session_parallelism: int = _flag(0, "Threads in and between operations.")
     tensorflow_session_config_file: str = _flag("", "ConfigProto in text form.")
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one operation.")
     tensorflow_inter_op_parallelism: int = _flag(0, "Operations at the same time.")
-    use_alts_credentials: bool = _later(False, "Google ALTS.")
+    use_alts_credentials: bool = _flag(False, "Google ALTS; works on Google Cloud only.")
     ssl_config_file: str = _flag("", "SSLConfig in text form.")
-    platform_config_file: str = _later("", "PlatformConfigMap in text form.")
+    platform_config_file: str = _flag(
+        "", "PlatformConfigMap in text form; its session_config is taken."
+    )
     per_process_gpu_memory_fraction: float = _flag(0.0, "Part of the GPU's memory to take.")
     saved_model_tags: str = _flag("serve", "Tags of the graph to load, with commas between.")
     max_sequence_number: int = _flag(500, "Most sequences of one model. Not in TF Serving.")
@@ -68,19 +69,46 @@ class Options:
     num_request_iterations_for_warmup: int = _flag(0, "How often to run them.")
     version: bool = _flag(False, "Print the version and leave.")
     monitoring_config_file: str = _flag("", "MonitoringConfig in text form.")
-    remove_unused_fields_from_bundle_metagraph: bool = _later(True, "Save memory.")
+    remove_unused_fields_from_bundle_metagraph: bool = _without_effect(
+        True, "Save memory.", "of a graph's description only the signatures are ever kept"
+    )
     prefer_tflite_model: bool = _flag(False, "Serve model.tflite.")
     num_tflite_pools: int = _flag(os.cpu_count() or 1, "TFLite pools.")
     num_tflite_interpreters_per_pool: int = _flag(1, "TFLite interpreters.")
     enable_signature_method_name_check: bool = _flag(False, "Check a signature's method name.")
-    xla_cpu_compilation_enabled: bool = _later(False, "Compile for CPU.")
-    xla_gpu_compilation_enabled: bool = _later(False, "Compile for GPU.")
+    xla_cpu_compilation_enabled: bool = _without_effect(
+        False, "Let graphs compile for CPU.", "graphs that ask to be compiled always are"
+    )
+    xla_gpu_compilation_enabled: bool = _without_effect(
+        False, "Let graphs compile for GPU.", "graphs that ask to be compiled always are"
+    )
     enable_profiler: bool = _flag(True, "Serve TensorFlow's profiler.")
-    thread_pool_factory_config_file: str = _later("", "ThreadPoolFactoryConfig in text form.")
-    mixed_precision: str = _later("", "bfloat16, or nothing.")
-    skip_initialize_tpu: bool = _later(False, "Leave TPUs alone.")
+    thread_pool_factory_config_file: str = _without_effect(
+        "", "ThreadPoolFactoryConfig in text form.", "TensorFlow's own pools are used"
+    )
+    mixed_precision: str = _flag("", "bfloat16 where the processor is good at it, or nothing.")
+    skip_initialize_tpu: bool = _without_effect(
+        False, "Leave TPUs alone.", "TPUs are always left alone"
+    )
     enable_grpc_healthcheck_service: bool = _flag(False, "Serve grpc.health.v1.Health.")
     enable_serialization_as_tensor_content: bool = _flag(False, "Answer in tensor_content.")
+
+    # Those that TF Serving does not have.
+    model_root: str = _flag("", "Folder of models: DIR/NAME/VERSION/saved_model.pb.")
+    access_log: str = _flag("", "File for a line of JSON a request; - for the standard output.")
+    enable_tracing: bool = _flag(False, "Send OpenTelemetry spans, as OTEL_* variables say.")
+    enable_signature_warmup: bool = _flag(
+        False, "Warm versions up by their signatures where they bring no requests for it."
+    )
+    auth_token_file: str = _flag("", "File of tokens, one a line, of which callers show one.")
+    rest_api_ssl_config_file: str = _flag("", "SSLConfig in text form, for REST.")
+    max_request_bytes: int = _flag(0, "Largest request; 0 for any.")
+    max_tensor_bytes: int = _flag(0, "Largest tensor in a request; 0 for any that is sent whole.")
+    max_json_depth: int = _flag(0, "Deepest JSON; 0 for as deep as can be read.")
+    shutdown_delay_seconds: float = _flag(
+        0.0, "Time between saying not to be ready and taking no more requests."
+    )
+    shutdown_grace_seconds: float = _flag(30.0, "Time for requests under way to end.")
 
 
 FLAGS = {field.name: field for field in dataclasses.fields(Options)}
@@ -123,8 +151,8 @@ def usage(program: str) -> str:
     """Returns the list of flags, each with its default."""
     lines = [f"usage: {program}", "Flags:"]
     for name, field in FLAGS.items():
-        note = "" if field.metadata["honoured"] else " (no effect yet)"
-        text = field.metadata["text"]
+        text, why_not = field.metadata["text"], field.metadata["why_not"]
+        note = f" (no effect: {why_not})" if why_not else ""
         lines.append(f"\t--{name}={_show(field.default)}\t{field.type.__name__}\t{text}{note}")
     return "\n".join(lines)
 
@@ -148,6 +176,8 @@ def check(options: Options) -> None:
         raise invalid("Give --model_base_path or --model_root, not both.")
     if options.model_config_file and options.model_root:
         raise invalid("Give --model_config_file or --model_root, not both.")
+    if options.mixed_precision not in ("", "bfloat16"):
+        raise invalid(f'--mixed_precision must be bfloat16 or "", not {options.mixed_precision!r}')
     if options.batching_parameters_file and not options.enable_batching:
         raise invalid(
             "server_options.batching_parameters_file is set without setting "
@@ -192,7 +222,7 @@ def _bad(name: str, received: str) -> ServingError:
 
 
 def _has_effect(name: str, value) -> bool:
-    return FLAGS[name].metadata["honoured"] or value == FLAGS[name].default
+    return not FLAGS[name].metadata["why_not"] or value == FLAGS[name].default
 
 
 def _show(value) -> str:

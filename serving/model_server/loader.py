@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from serving.model_server import litert, protos, warmup
+from serving.model_server import folder, litert, session_options, text_ops, warmup
 from serving.model_server.batching import Batching
 from serving.model_server.calls import Runner
 from serving.model_server.errors import Code, ServingError, not_found
@@ -20,7 +20,7 @@ class Loader:
 
     def __init__(self, options: Options, metrics: Metrics, batching: Batching):
         self._tags = [tag for tag in options.saved_model_tags.split(",") if tag]
-        self._config = _session_config(options)
+        self._config = session_options.of_server(options)
         self._metrics = metrics
         self._batching = batching
         self._interpreters = 0
@@ -30,6 +30,7 @@ class Loader:
         self._iterations = max(options.num_request_iterations_for_warmup, 1)
         if not options.enable_model_warmup:
             self._iterations = 0
+        self._by_signature = options.enable_signature_warmup
 
     def load(self, path: str, model: str) -> Runner:
         """Returns the SavedModel at `path`, a version of `model`, loaded and warmed up.
@@ -48,8 +49,9 @@ class Loader:
         return servable
 
     def _warm_up(self, path: str, servable: Runner) -> None:
-        if self._iterations:
-            warmup.run(path, servable, self._iterations, self._metrics)
+        warmed = self._iterations and warmup.run(path, servable, self._iterations, self._metrics)
+        if self._by_signature and not warmed:
+            warmup.by_signature(path, servable)
 
     def _lite(self, path: str) -> litert.LiteServable | None:
         """Returns the LiteRT model in the folder, where one is wanted and there is one."""
@@ -57,29 +59,24 @@ class Loader:
         return litert.LiteServable(file, self._interpreters) if file else None
 
     def _session(self, path: str) -> Servable:
+        config = session_options.of_version(path, self._config)
+        try:
+            return self._open(path, config)
+        except ServingError as error:
+            if not text_ops.could_help(error.message):
+                raise
+        return self._open(path, config)
+
+    def _open(self, path: str, config: tf.compat.v1.ConfigProto) -> Servable:
         graph = tf.Graph()
-        session = tf.compat.v1.Session(graph=graph, config=self._config)
+        session = tf.compat.v1.Session(graph=graph, config=config)
         try:
             with graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.load(session, self._tags, path)
             return Servable(session, meta_graph.signature_def, self._metrics)
         except Exception as error:
             session.close()
-            raise _reason(error) from error
-
-
-def _session_config(options: Options) -> tf.compat.v1.ConfigProto:
-    config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
-    if options.tensorflow_session_config_file:
-        config = protos.read(options.tensorflow_session_config_file, tf.compat.v1.ConfigProto)
-    both = options.tensorflow_session_parallelism
-    if intra := both or options.tensorflow_intra_op_parallelism:
-        config.intra_op_parallelism_threads = intra
-    if inter := both or options.tensorflow_inter_op_parallelism:
-        config.inter_op_parallelism_threads = inter
-    if fraction := options.per_process_gpu_memory_fraction:
-        config.gpu_options.per_process_gpu_memory_fraction = fraction
-    return config
+            raise folder.incomplete(path, error) or _reason(error) from error
 
 
 def _reason(error: Exception) -> ServingError:

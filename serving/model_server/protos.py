@@ -7,8 +7,15 @@ pool of its own.
 import logging
 from typing import TypeVar
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import (
+    descriptor,
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+)
 from google.protobuf.message import Message
+from tensorflow.core.protobuf import config_pb2
 
 from serving.model_server.errors import invalid, not_found
 
@@ -34,6 +41,11 @@ _SCHEMA = {
         "1 input string; 2 value double; 3 text bytes; 4 lengths string; 5 outputs string*; "
         "6 allowed_lengths int64*"
     ),
+    "SessionBundleConfig": "2 session_config tensorflow.ConfigProto; "
+    "3 batching_parameters BatchingParameters",
+    "SavedModelBundleSourceAdapterConfig": "1000 legacy_config SessionBundleConfig",
+    "SessionOverrides": "1 remote_op_remap_config bytes; 2 batch_op_rewriter_config bytes",
+    "SavedModelConfig": "1 session_overrides SessionOverrides; 3 critical bool",
     "PrometheusConfig": "1 enable bool; 2 path string",
     "MonitoringConfig": "1 prometheus_config PrometheusConfig",
     "SSLConfig": "1 server_key string; 2 server_cert string; 3 custom_ca string; "
@@ -57,7 +69,7 @@ def read(path: str, kind: type[AnyMessage]) -> AnyMessage:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            return text_format.Parse(file.read(), kind())
+            return text_format.Parse(file.read(), kind(), descriptor_pool=_POOL)
     except OSError as error:
         raise not_found(f"{path}; {error.strerror}") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
@@ -65,36 +77,57 @@ def read(path: str, kind: type[AnyMessage]) -> AnyMessage:
         raise invalid(f"Invalid protobuf file: '{path}'") from None
 
 
-def _build() -> dict[str, type]:
-    """Returns a message class for every row of the schema."""
+def schema() -> descriptor_pb2.FileDescriptorProto:
+    """Returns the schema as a compiler of `.proto` files would have it."""
     file = descriptor_pb2.FileDescriptorProto(
         name="transduce_model_server.proto", package=_PACKAGE, syntax="proto3"
     )
+    file.dependency.append(config_pb2.DESCRIPTOR.name)
     for name, fields in _SCHEMA.items():
         message = file.message_type.add(name=name)
         for field in filter(None, fields.split("; ")):
             _add_field(message, *field.split())
+    return file
+
+
+def _add_file(pool: descriptor_pool.DescriptorPool, file: descriptor.FileDescriptor) -> None:
+    for needed in file.dependencies:
+        _add_file(pool, needed)
+    copied = descriptor_pb2.FileDescriptorProto()
+    file.CopyToProto(copied)
+    pool.Add(copied)
+
+
+def _build_pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-        for name in _SCHEMA
-    }
+    _add_file(pool, config_pb2.DESCRIPTOR)
+    pool.Add(schema())
+    return pool
+
+
+def _class(name: str) -> type[Message]:
+    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 
 def _add_field(message: descriptor_pb2.DescriptorProto, number: str, name: str, kind: str) -> None:
     field = message.field.add(name=name, number=int(number))
     field.label = _Field.LABEL_REPEATED if kind.endswith("*") else _Field.LABEL_OPTIONAL
     kind = kind.rstrip("*")
-    if kind[0].islower():
+    if "." in kind:
+        field.type = _Field.TYPE_MESSAGE
+        field.type_name = f".{kind}"
+    elif kind[0].islower():
         field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
     else:
         field.type = _Field.TYPE_MESSAGE
         field.type_name = f".{_PACKAGE}.{kind}"
 
 
-_CLASSES = _build()
+_POOL = _build_pool()
+_CLASSES = {name: _class(name) for name in _SCHEMA}
 BatchingParameters = _CLASSES["BatchingParameters"]
+SavedModelBundleSourceAdapterConfig = _CLASSES["SavedModelBundleSourceAdapterConfig"]
+SavedModelConfig = _CLASSES["SavedModelConfig"]
 MonitoringConfig = _CLASSES["MonitoringConfig"]
 SSLConfig = _CLASSES["SSLConfig"]
 ProfileRequest = _CLASSES["ProfileRequest"]

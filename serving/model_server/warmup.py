@@ -1,12 +1,14 @@
-"""Requests kept with a version, which it answers before it answers others."""
+"""Requests that a version answers before it answers others: kept with it, or made up."""
 
 import logging
 import os
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.model_server import inference, predict, tensors
@@ -19,7 +21,7 @@ _FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _MOST_RECORDS = 1000
 
 
-def run(path: str, servable: Runner, iterations: int, metrics: Metrics) -> None:
+def run(path: str, servable: Runner, iterations: int, metrics: Metrics) -> bool:
     """Has the version in the folder `path` answer the requests that are kept there, if any.
 
     Args:
@@ -28,12 +30,15 @@ def run(path: str, servable: Runner, iterations: int, metrics: Metrics) -> None:
         iterations: How often to ask each request.
         metrics: Counts them.
 
+    Returns:
+        Whether there are any.
+
     Raises:
         ServingError: A request failed, or the file is not one of requests.
     """
     file = os.path.join(path, _FILE)
     if not os.path.exists(file):
-        return
+        return False
     start = time.perf_counter()
     count = 0
     for record in _records(file):
@@ -53,6 +58,38 @@ def run(path: str, servable: Runner, iterations: int, metrics: Metrics) -> None:
         "Elapsed time (microseconds): %d.",
         *(file, count, took),
     )
+    return True
+
+
+def by_signature(path: str, servable: Runner) -> None:
+    """Has a version answer a request of one empty row for each of its signatures.
+
+    What it cannot answer is logged, and no reason not to load it: it may want what no signature
+    tells.
+
+    Args:
+        path: The version's folder.
+        servable: The version.
+    """
+    for name, signature in sorted(servable.signatures.items()):
+        if not all(info.name for info in signature.inputs.values()) or not signature.outputs:
+            continue  # Sparse inputs, or an operation that initializes.
+        feeds = {info.name: _empty_row(info) for info in signature.inputs.values()}
+        try:
+            servable.run(feeds, [info.name for info in signature.outputs.values()], Call())
+        except ServingError as error:
+            _LOG.info("%s: signature %s could not be warmed up: %s", path, name, error)
+
+
+def _empty_row(info: TensorInfo) -> np.ndarray:
+    """Returns zeros, or empty strings, of the input's shape, 1 where that does not say."""
+    dtype = tf.as_dtype(info.dtype)
+    shape = [max(dim.size, 1) for dim in info.tensor_shape.dim]
+    if info.tensor_shape.unknown_rank:
+        shape = [1]
+    if dtype == tf.string:
+        return np.full(shape, b"", object)
+    return np.zeros(shape, dtype.as_numpy_dtype)
 
 
 def _records(file: str) -> Iterator[bytes]:

@@ -1,10 +1,21 @@
+import shutil
+import subprocess
+import sys
+
 import pytest
 
+from serving.model_server import protos, session_options
 from serving.model_server.batching import Batching
 from serving.model_server.errors import ServingError
 from serving.model_server.flags import Options
-from serving.model_server.loader import Loader, _session_config
+from serving.model_server.loader import Loader
 from serving.model_server.metrics import Metrics
+from serving.model_server.server import Server
+
+
+def load(path):
+    metrics = Metrics()
+    return Loader(Options(), metrics, Batching(Options(), metrics)).load(str(path), "m")
 
 
 def test_the_session_is_as_its_file_says_and_as_flags_say_over_it(tmp_path):
@@ -15,14 +26,109 @@ def test_the_session_is_as_its_file_says_and_as_flags_say_over_it(tmp_path):
         tensorflow_inter_op_parallelism=5,
         per_process_gpu_memory_fraction=0.5,
     )
-    config = _session_config(options)
+    config = session_options.of_server(options)
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (3, 5)
     assert config.gpu_options.per_process_gpu_memory_fraction == 0.5
 
 
 def test_one_flag_sets_both_numbers_of_threads():
-    config = _session_config(Options(tensorflow_session_parallelism=7))
+    config = session_options.of_server(Options(tensorflow_session_parallelism=7))
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (7, 7)
+
+
+def test_a_platform_file_says_what_sessions_are_like(tmp_path):
+    file = tmp_path / "platform.config"
+    file.write_text("""platform_configs { key: "tensorflow" value { source_adapter_config {
+        [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
+            legacy_config { session_config { intra_op_parallelism_threads: 3 } }
+    } } } }""")
+    config = session_options.of_server(Options(platform_config_file=str(file)))
+    assert config.intra_op_parallelism_threads == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('platform_configs { key: "other" }', "must have a platform_configs entry"),
+        ('platform_configs { key: "tensorflow" value {} }', "must hold a tensorflow.serving.Saved"),
+        ("platforms {}", "Invalid protobuf file"),
+    ],
+)
+def test_a_bad_platform_file_is_refused(tmp_path, text, said):
+    file = tmp_path / "platform.config"
+    file.write_text(text)
+    with pytest.raises(ServingError, match=said):
+        session_options.of_server(Options(platform_config_file=str(file)))
+
+
+def test_mixed_precision_is_asked_of_the_graph_optimizer():
+    config = session_options.of_server(Options(mixed_precision="bfloat16"))
+    assert config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 == 1
+
+
+def test_a_version_says_how_its_graph_is_rewritten(model_root, tmp_path):
+    version = tmp_path / "version"
+    shutil.copytree(model_root / "half_plus/2", version)
+    (version / "assets.extra").mkdir()
+    overrides = protos.SavedModelConfig()
+    overrides.session_overrides.batch_op_rewriter_config = b"\x08\x01"
+    file = version / "assets.extra/saved_model_config.pb"
+    file.write_bytes(overrides.SerializeToString())
+    server_wide = session_options.of_server(Options())
+    config = session_options.of_version(str(version), server_wide)
+    (optimizer,) = config.graph_options.rewrite_options.custom_optimizers
+    assert optimizer.name == "batch_op_rewriter"
+    assert optimizer.parameter_map["batch_op_rewrite_config"].s == b"CAE="
+    assert not server_wide.graph_options.rewrite_options.custom_optimizers
+    load(version).close()
+    file.write_bytes(b"\xff")
+    with pytest.raises(ServingError, match="it is no SavedModelConfig"):
+        load(version)
+
+
+def test_a_name_in_ml_metadata_is_a_metric(model_root, options, tmp_path):
+    shutil.copytree(model_root / "half_plus/2", tmp_path / "m/2")
+    (tmp_path / "m/2/assets.extra").mkdir()
+    (tmp_path / "m/2/assets.extra/mlmd_uuid").write_text("the-name")
+    line = ':tensorflow:serving:mlmd_map{model_name="m",version="2",uuid="the-name"} 1'
+    with Server(options(model_base_path=str(tmp_path / "m"), model_name="m")) as server:
+        page = server._metrics.page()
+        assert "# TYPE :tensorflow:serving:mlmd_map gauge" in page
+        assert line in page
+
+
+@pytest.mark.slow
+def test_operations_of_tensorflow_text_are_there_for_the_graph_that_asks_for_them(tmp_path):
+    pytest.importorskip("tensorflow_text")
+    save = """
+import sys, tensorflow as tf, tensorflow_text as text
+module = tf.Module()
+fold = tf.function(
+    lambda words: {"words": text.case_fold_utf8(words)},
+    input_signature=[tf.TensorSpec([None], tf.string, name="words")],
+)
+tf.saved_model.save(module, sys.argv[1], signatures=fold)
+"""
+    load = """
+import sys
+from serving.model_server.flags import Options
+from serving.model_server.loader import Loader
+from serving.model_server.metrics import Metrics
+from serving.model_server.server import Server
+from serving.model_server import calls, predict
+from serving.model_server.batching import Batching
+assert "tensorflow_text" not in sys.modules
+import numpy as np
+metrics, options = Metrics(), Options()
+servable = Loader(options, metrics, Batching(options, metrics)).load(sys.argv[1], "m")
+spec, inputs = predict.ModelSpec(name="m"), {"words": np.array([b"ABC"], object)}
+print(calls.now(predict.run(servable, spec, inputs, (), calls.Call())))
+"""
+    for code in (save, load):
+        command = [sys.executable, "-c", code, str(tmp_path / "m/1")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "abc" in done.stdout
 
 
 def test_attempts_to_load_are_counted(model_root, tmp_path):

@@ -220,7 +220,7 @@ def test_the_process_says_when_it_is_ready_and_stops_when_told(root, free_port, 
     flags = [
         f"--port={port}",
         f"--rest_api_port={rest_port}",
-        "--xla_cpu_compilation_enabled",
+        "--skip_initialize_tpu",
         "--foo",
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -237,7 +237,8 @@ def test_the_process_says_when_it_is_ready_and_stops_when_told(root, free_port, 
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0
     log_lines = log.splitlines()
-    assert log_lines[0] == "--xla_cpu_compilation_enabled has no effect in this server yet."
+    no_effect = "--skip_initialize_tpu has no effect in this server: TPUs are always left alone."
+    assert log_lines[0] == no_effect
     assert [line.split(" ", 2)[2] for line in log_lines[1:]] == [
         f"INFO Loaded model a version 1 from {root / 'a/1'}",
         "INFO Unloaded model a version 1",

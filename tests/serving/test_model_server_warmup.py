@@ -115,6 +115,24 @@ def test_other_kinds_are_not_for_warming_up(version, kind, number):
     assert message == f"UNIMPLEMENTED: Unsupported log_type for warmup: {number}"
 
 
+def test_signatures_warm_up_where_there_are_no_records(model_root):
+    servable, metrics = loaded(model_root / "two_inputs/7", enable_signature_warmup=True)
+    assert metrics.runs.total() == 3
+    servable.close()
+
+
+def test_records_come_before_signatures(version):
+    servable, metrics = loaded(version("counter/1", predict_log()), enable_signature_warmup=True)
+    assert metrics.runs.total() == 1
+    servable.close()
+
+
+def test_a_signature_that_wants_more_than_it_tells_is_no_reason_not_to_load(model_root):
+    servable, metrics = loaded(model_root / "examples/3", enable_signature_warmup=True)
+    assert metrics.runs.total() == len(servable.signatures) - 1
+    servable.close()
+
+
 def test_a_failing_request_fails_the_load(version):
     message = failure(version("counter/1", predict_log(), predict_log(signature="q")))
     assert message == 'FAILED_PRECONDITION: Serving signature key "q" not found.'

@@ -1,0 +1,82 @@
+"""How TensorFlow's sessions are set up: by flags, by a platform's file, by a version's own file."""
+
+import base64
+import os
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow_serving.config.platform_config_pb2 import PlatformConfigMap
+
+from serving.model_server import protos
+from serving.model_server.errors import invalid
+from serving.model_server.flags import Options
+
+_PLATFORM = "tensorflow"
+_OF_VERSION = os.path.join("assets.extra", "saved_model_config.pb")
+_REWRITERS = {  # The optimizers of a graph that a version can configure, by field.
+    "remote_op_remap_config": ("remote_op_config_rewrite", "remote_op_rewrite_config"),
+    "batch_op_rewriter_config": ("batch_op_rewriter", "batch_op_rewrite_config"),
+}
+_ON = 1
+
+
+def of_server(options: Options) -> tf.compat.v1.ConfigProto:
+    """Returns the configuration of every session.
+
+    Raises:
+        ServingError: A file that a flag names does not hold what it should.
+    """
+    config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    if options.platform_config_file:
+        return _of_platform(options.platform_config_file)
+    if options.tensorflow_session_config_file:
+        config = protos.read(options.tensorflow_session_config_file, tf.compat.v1.ConfigProto)
+    both = options.tensorflow_session_parallelism
+    if intra := both or options.tensorflow_intra_op_parallelism:
+        config.intra_op_parallelism_threads = intra
+    if inter := both or options.tensorflow_inter_op_parallelism:
+        config.inter_op_parallelism_threads = inter
+    if fraction := options.per_process_gpu_memory_fraction:
+        config.gpu_options.per_process_gpu_memory_fraction = fraction
+    if options.mixed_precision == "bfloat16":
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = _ON
+    return config
+
+
+def of_version(path: str, config: tf.compat.v1.ConfigProto) -> tf.compat.v1.ConfigProto:
+    """Returns `config` with what the version in the folder `path` says of its own session.
+
+    Raises:
+        ServingError: The version's file does not hold what it should.
+    """
+    file = os.path.join(path, _OF_VERSION)
+    if not os.path.exists(file):
+        return config
+    overrides = _read_overrides(file)
+    changed = tf.compat.v1.ConfigProto.FromString(config.SerializeToString())
+    for field, (optimizer, key) in _REWRITERS.items():
+        if value := getattr(overrides, field):
+            added = changed.graph_options.rewrite_options.custom_optimizers.add(name=optimizer)
+            added.parameter_map[key].s = base64.b64encode(value)
+    return changed
+
+
+def _of_platform(file: str) -> tf.compat.v1.ConfigProto:
+    platforms = protos.read(file, PlatformConfigMap).platform_configs
+    if _PLATFORM not in platforms:
+        raise invalid(f"{file} must have a platform_configs entry with the key {_PLATFORM!r}")
+    adapter = protos.SavedModelBundleSourceAdapterConfig()
+    source = platforms[_PLATFORM].source_adapter_config
+    if not source.Unpack(adapter):
+        raise invalid(f"{file} must hold a {adapter.DESCRIPTOR.full_name}, not {source.type_url}")
+    serialized = adapter.legacy_config.session_config.SerializeToString()
+    return tf.compat.v1.ConfigProto.FromString(serialized)
+
+
+def _read_overrides(file: str):
+    with open(file, "rb") as opened:
+        content = opened.read()
+    try:
+        return protos.SavedModelConfig.FromString(content).session_overrides
+    except DecodeError:
+        raise invalid(f"Could not parse {file}: it is no SavedModelConfig") from None
