@@ -245,10 +245,12 @@ class Scheduler:
     def _serve(self) -> None:
         while found := self._next():
             queue, tasks = found
-            queue.run(tasks)
-            with self._done:
-                self._running[queue] -= 1
-                self._done.notify_all()
+            try:
+                queue.run(tasks)
+            finally:
+                with self._done:
+                    self._running[queue] -= 1
+                    self._done.notify_all()
 
     def _next(self) -> tuple[Queue, list[Task]] | None:
         with self._work:

@@ -95,6 +95,10 @@ class Line:
         with self._scheduler.submitted(self._queue, [task]):
             return await task.answer
 
+    def cancel(self) -> None:
+        """Ends the runs under way; see `Servable.cancel`."""
+        self._servable.cancel()
+
     def close(self) -> None:
         """Waits for the runs under way, and gives back the session's memory."""
         self._scheduler.drain(self._queue)
@@ -162,6 +166,10 @@ class BatchedServable:
         queue, tasks = self._queue(feeds, fetches), self._tasks(feeds, call)
         with self._scheduler.submitted(queue, tasks):
             return batch_tensors.join([await task.answer for task in tasks])
+
+    def cancel(self) -> None:
+        """Ends the runs under way; see `Servable.cancel`."""
+        self._servable.cancel()
 
     def close(self) -> None:
         """Waits for the batches under way, and gives back the session's memory."""

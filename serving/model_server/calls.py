@@ -80,6 +80,9 @@ class Runner(Protocol):
     ) -> list[np.ndarray]:
         """Returns the tensors named in `fetches`; the event loop goes on."""
 
+    def cancel(self) -> None:
+        """Ends what runs."""
+
     def close(self) -> None:
         """Lets what runs end, and gives back the memory."""
 

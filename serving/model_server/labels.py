@@ -34,6 +34,10 @@ class Labels:
             raise invalid(f"Unrecognized servable version label: {label}")
         return labels[model][label]
 
+    def of(self, model: str) -> Mapping[str, int]:
+        """Returns the version of every label of `model`."""
+        return (self._labels or {}).get(model, {})
+
     def assign(self, wanted: OfModels) -> None:
         """Gives every model the labels in `wanted`, and no others.
 

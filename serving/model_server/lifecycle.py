@@ -1,4 +1,4 @@
-"""The life of a version, and what is to be done next: decisions only, no threads.
+"""The life of a version, and what is to be done next: decisions, no threads.
 
 Every version is a small state machine, START → LOADING → AVAILABLE → UNLOADING → END.
 """
@@ -7,6 +7,7 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from serving.model_server import folder
 from serving.model_server.calls import Runner
 from serving.model_server.errors import ServingError
 
@@ -40,6 +41,21 @@ class Version:
         self.failures = 0
         self.servable: Runner | None = None
         self.users = 0
+        self._tried: folder.Stamp = frozenset()
+        self._seen: folder.Stamp = frozenset()
+
+    def note_try(self) -> None:
+        """Notes what the folder holds now that it is being loaded."""
+        self._tried = folder.stamp(self.path)
+
+    def is_as_tried(self) -> bool:
+        """Tells whether the folder holds what it held when the loading began."""
+        return folder.stamp(self.path) == self._tried
+
+    def has_settled_anew(self) -> bool:
+        """Tells whether the folder has changed since it was tried, and no more since last asked."""
+        before, self._seen = self._seen, folder.stamp(self.path)
+        return self._tried != self._seen == before
 
 
 class Model:
@@ -50,6 +66,7 @@ class Model:
         self.versions: dict[int, Version] = {}
         self.aspired: dict[int, str] = {}
         self.busy = False
+        self.unloading = 0
 
 
 def note_aspired(model: Model, versions: Mapping[int, str]) -> None:
@@ -86,6 +103,28 @@ def is_loading(model: Model) -> bool:
     """Tells whether a version that `model` should have is still to be loaded."""
     states = {model.versions[n].state for n in model.aspired}
     return model.busy and not states.isdisjoint({State.START, State.LOADING})
+
+
+def failed(model: Model) -> list[Version]:
+    """Returns the versions that `model` should have and that could not be loaded."""
+    ended = [v for v in model.versions.values() if v.state is State.END and v.error]
+    return [version for version in ended if version.number in model.aspired]
+
+
+def begin_anew(model: Model, version: Version) -> bool:
+    """Has a version that ended be loaded again, unless another has taken its place."""
+    if model.versions.get(version.number) is not version or version.state is not State.END:
+        return False
+    version.state = State.START
+    return True
+
+
+def note_unloaded(model: Model, version: Version) -> None:
+    """Ends a version; where it is wanted again by now, it begins anew."""
+    version.state = State.END
+    if version.number in model.aspired:
+        path = model.aspired[version.number]
+        model.versions[version.number] = Version(version.number, path)
 
 
 def _number(version: Version) -> int:

@@ -58,6 +58,9 @@ class LiteServable:
         by_tensor = {info.name: outputs[alias] for alias, info in signature.outputs.items()}
         return [_taken(by_tensor[fetch]) for fetch in fetches]
 
+    def cancel(self) -> None:
+        """Waits, like `close`: a run of an interpreter cannot be ended."""
+
     def close(self) -> None:
         """Gives back the interpreters' memory."""
         while not self._free.empty():

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from serving.model_server import lifecycle
+from serving.model_server import folder, lifecycle
 from serving.model_server.calls import Runner
 from serving.model_server.errors import ServingError, not_found
 from serving.model_server.lifecycle import Model, State, Version, VersionStatus
@@ -32,27 +32,47 @@ class Manager:
         load: Returns the servable in a folder, of a model, or raises a `ServingError`.
         threads: Models that may load at the same time.
         retry: What to do after a failed load.
+        unload_threads: Versions that may unload at the same time.
+        on_loaded: Called with the model's name, the version's number and its folder.
+        on_unloaded: Called with the model's name and the version's number.
     """
 
-    def __init__(self, load: Callable[[str, str], Runner], threads: int, retry: Retry):
+    def __init__(
+        self,
+        load: Callable[[str, str], Runner],
+        threads: int,
+        retry: Retry,
+        unload_threads: int = 1,
+        on_loaded: Callable[[str, int, str], None] = lambda *_: None,
+        on_unloaded: Callable[[str, int], None] = lambda *_: None,
+    ):
         self._load = load
         self._retry = retry
+        self._on_loaded = on_loaded
+        self._on_unloaded = on_unloaded
         self._models: dict[str, Model] = {}
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="version-manager")
+        self._unloaders = ThreadPoolExecutor(unload_threads, thread_name_prefix="unload")
         self._closed = False
 
     def aspire(self, name: str, versions: Mapping[int, str]) -> None:
-        """Sets which versions model `name` should have, by number, each with its folder."""
+        """Sets which versions model `name` should have, by number, each with its folder.
+
+        One of them that could not be loaded is tried again if its folder has changed since.
+        """
         with self._changed:
             model = self._models.setdefault(name, Model(name))
             lifecycle.note_aspired(model, versions)
+            failed = lifecycle.failed(model)
             self._begin(model)
+        for version in failed:
+            if version.has_settled_anew():
+                self._try_again(model, version, failures=0)
 
     def wait_until_settled(self) -> None:
         """Blocks until every model has taken every step that it can take now."""
-        with self._changed:
-            self._changed.wait_for(lambda: not any(m.busy for m in self._models.values()))
+        self._wait_until_settled()
 
     def wait_until_loaded(self, names: Collection[str]) -> None:
         """Blocks until no version that those models should have is still to be loaded."""
@@ -78,14 +98,15 @@ class Manager:
             ServingError: No such version is available.
         """
         with self._changed:
-            entry = self._find(name, version)
-            entry.users += 1
+            model, lent = self._find(name, version)
+            lent.users += 1
         try:
-            yield entry.number, entry.servable
+            yield lent.number, lent.servable
         finally:
             with self._changed:
-                entry.users -= 1
-                self._changed.notify_all()
+                lent.users -= 1
+                if lent.state is State.UNLOADING:
+                    self._unload_if_unused(model, lent)
 
     def status(self, name: str) -> list[VersionStatus]:
         """Returns what is known of the versions of `name`, highest first."""
@@ -102,22 +123,45 @@ class Manager:
         with self._changed:
             return sorted(self._models)
 
-    def close(self) -> None:
-        """Lets requests end, unloads everything, and takes nothing on any more."""
+    def close(self, grace_seconds: float | None = None) -> None:
+        """Lets requests end, unloads everything, and takes nothing on any more.
+
+        Args:
+            grace_seconds: How long requests may take; those that take longer are cancelled.
+        """
         for name in self.names():
             self.aspire(name, {})
-        self.wait_until_settled()
+        settled = self._wait_until_settled(grace_seconds)
+        if not settled:
+            self._cancel_requests()
+            settled = self._wait_until_settled(grace_seconds)
         self._closed = True
-        self._pool.shutdown()
+        for pool in (self._pool, self._unloaders):
+            pool.shutdown(wait=settled)  # A load that hangs would be waited for without end.
 
-    def _find(self, name: str, number: int | None) -> Version:
+    def _wait_until_settled(self, seconds: float | None = None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not any(m.busy or m.unloading for m in self._models.values()), seconds
+            )
+
+    def _cancel_requests(self) -> None:
+        with self._changed:
+            versions = [v for m in self._models.values() for v in m.versions.values()]
+            going = [(v, v.servable) for v in versions if v.state is State.UNLOADING]
+        for version, servable in going:
+            if servable:
+                _LOG.warning("Cancelling the requests of %s", version.path)
+                servable.cancel()
+
+    def _find(self, name: str, number: int | None) -> tuple[Model, Version]:
         model = self._models.get(name)
         versions = model.versions.values() if model else ()
         ready = {v.number: v for v in versions if v.state is State.AVAILABLE}
         if number is None and ready:
-            return ready[max(ready)]
+            return model, ready[max(ready)]
         if number in ready:
-            return ready[number]
+            return model, ready[number]
         which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
         raise not_found(f"Servable not found for request: {which}")
 
@@ -135,22 +179,27 @@ class Manager:
                     model.busy = False
                     self._changed.notify_all()
                     return
-                version, state = step
-                version.state = state
-            if state is State.LOADING:
-                self._load_version(model, version)
-            else:
-                self._unload_version(model, version)
+                version, version.state = step
+                if version.state is State.UNLOADING:
+                    model.unloading += 1
+                    self._unload_if_unused(model, version)
+                    continue
+            self._load_version(model, version)
 
     def _load_version(self, model: Model, version: Version) -> None:
+        version.note_try()
         try:
             servable = self._load(version.path, model.name)
+            if not version.is_as_tried():
+                servable.close()
+                raise folder.changed_meanwhile(version.path)
         except ServingError as error:
             return self._load_failed(model, version, error)
         with self._changed:
             version.servable, version.error, version.state = servable, None, State.AVAILABLE
             self._changed.notify_all()
         _LOG.info("Loaded model %s version %d from %s", model.name, version.number, version.path)
+        self._on_loaded(model.name, version.number, version.path)
 
     def _load_failed(self, model: Model, version: Version, error: ServingError) -> None:
         _LOG.error(
@@ -165,25 +214,34 @@ class Manager:
             self._try_again_later(model, version)
 
     def _try_again_later(self, model: Model, version: Version) -> None:
-        def again():
-            with self._changed:
-                if model.versions.get(version.number) is version and version.state is State.END:
-                    version.state = State.START
-                    self._begin(model)
-
-        timer = threading.Timer(self._retry.seconds, again)
+        timer = threading.Timer(
+            self._retry.seconds, self._try_again, (model, version, version.failures)
+        )
         timer.daemon = True
         timer.start()
 
+    def _try_again(self, model: Model, version: Version, failures: int) -> None:
+        with self._changed:
+            if lifecycle.begin_anew(model, version):
+                version.failures = failures
+                self._begin(model)
+
+    def _unload_if_unused(self, model: Model, version: Version) -> None:
+        """Unloads a version, now or when its last user gives it back."""
+        if not version.users:
+            unloading = self._unloaders.submit(self._unload_version, model, version)
+            unloading.add_done_callback(_log_failure)
+
     def _unload_version(self, model: Model, version: Version) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: version.users == 0)
-            servable, version.servable = version.servable, None
-        if servable:
-            servable.close()
-        with self._changed:
-            version.state = State.END
+        version.servable.close()
         _LOG.info("Unloaded model %s version %d", model.name, version.number)
+        self._on_unloaded(model.name, version.number)
+        with self._changed:
+            version.servable = None
+            lifecycle.note_unloaded(model, version)
+            model.unloading -= 1
+            self._begin(model)
+            self._changed.notify_all()
 
 
 def _log_failure(future: Future) -> None:

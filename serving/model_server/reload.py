@@ -11,9 +11,11 @@ from serving.model_server.errors import Code, ServingError
 from serving.model_server.labels import Labels
 from serving.model_server.lifecycle import State
 from serving.model_server.manager import Manager
+from serving.model_server.request_log import RequestLogs
 from serving.model_server.source import Source
 
 _LOG = logging.getLogger(__name__)
+_OVERTAKEN = "Another configuration has taken the place of this one before its models were loaded"
 
 
 class Configuration:
@@ -23,51 +25,71 @@ class Configuration:
         source: Watches the folders of the models.
         manager: Loads them.
         labels: Names their versions.
+        request_logs: Keeps requests of the models that are to be logged.
         fixed: The models are those of a folder, and no request can change them.
     """
 
-    def __init__(self, source: Source, manager: Manager, labels: Labels, fixed: bool = False):
+    def __init__(
+        self,
+        source: Source,
+        manager: Manager,
+        labels: Labels,
+        request_logs: RequestLogs,
+        fixed: bool = False,
+    ):
         self._source = source
         self._manager = manager
         self._labels = labels
+        self._request_logs = request_logs
         self._fixed = fixed
         self._current = ModelServerConfig()
         self._lock = threading.Lock()
 
     def begin(self, first: ModelServerConfig) -> None:
         """Loads the first configuration; what cannot be loaded is logged, and the rest served."""
-        with self._lock:
-            config.check(first, self._current)
-            try:
-                self._load(first)
-            except ServingError as error:
-                _LOG.error("%s", error)
+        config.check(first, self._current)
+        try:
+            self._load(first)
+        except ServingError as error:
+            _LOG.error("%s", error)
 
     def reload(self, new: ModelServerConfig) -> None:
         """Takes `new` in place of the present configuration.
 
         Returns once the models that it adds, and the versions that it labels, are loaded.
 
+        Another may take the place of `new` while its models load: no load can keep the server
+        from being given something else to do.
+
         Raises:
             ServingError: It is not sound, and nothing has changed; or something in it could not
-                be loaded or labelled, and everything else has been.
+                be loaded or labelled, and everything else has been; or another configuration
+                has taken its place before its models were loaded.
         """
-        with self._lock:
-            if self._fixed:
-                raise ServingError(Code.FAILED_PRECONDITION, config.NO_TRANSITION)
-            config.check(new, self._current)
-            self._load(new)
+        if self._fixed:
+            raise ServingError(Code.FAILED_PRECONDITION, config.NO_TRANSITION)
+        self._load(new)
+
+    def current(self) -> ModelServerConfig:
+        """Returns what is being served; nobody changes it."""
+        return self._current
 
     def _load(self, new: ModelServerConfig) -> None:
-        added = _names(new) - _names(self._current)
         labels = config.labels(new)
-        self._current = new
-        if not self._fixed:
-            models = config.models(new)
-            self._source.watch(lambda: models)
+        with self._lock:
+            config.check(new, self._current)
+            added = _names(new) - _names(self._current)
+            self._current = new
+            self._request_logs.configure(new)
+            if not self._fixed:
+                models = config.models(new)
+                self._source.watch(lambda: models)
         self._manager.wait_until_loaded(added | {name for name in labels if labels[name]})
         failure = self._failure(added)
-        self._labels.assign(labels)
+        with self._lock:
+            if self._current is not new:
+                raise ServingError(Code.ABORTED, _OVERTAKEN)
+            self._labels.assign(labels)
         if failure:
             raise failure
 

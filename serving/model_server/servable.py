@@ -63,6 +63,10 @@ class Servable:
             raise ServingError(Code(error.error_code), error.message) from None
         return [_array(value) for value in values]
 
+    def cancel(self) -> None:
+        """Ends the runs under way, which fail, and lets none begin."""
+        self._session.close()
+
     def close(self) -> None:
         """Gives back the session's memory."""
         self._session.close()

@@ -7,14 +7,15 @@ A model is a folder; a version is a child folder whose whole name is a number. E
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from serving.model_server.errors import ServingError, not_found
+from serving.model_server.errors import Code, ServingError, not_found
 
 _LOG = logging.getLogger(__name__)
 _LARGEST = 2**63 - 1
-
+_PATIENCE_SECONDS = 10
 
 Policy = Callable[[Collection[int]], Collection[int]]  # Versions found to versions wanted.
 
@@ -87,6 +88,10 @@ def _folders(path: str) -> list[str]:
         raise not_found(f"Could not find base path {path}: {error.strerror}") from None
 
 
+def _no_answer(model: Model) -> ServingError:
+    return ServingError(Code.UNAVAILABLE, f"Base path {model.base_path} does not answer")
+
+
 class Source:
     """Looks at the folders again and again, and hands on what it finds.
 
@@ -105,7 +110,8 @@ class Source:
         self._list_models = list_models
         self._on_versions = on_versions
         self._wait_seconds = wait_seconds
-        self._known: set[str] = set()
+        self._known: dict[str, Model] = {}
+        self._looks: dict[str, threading.Thread] = {}
         self._errors: dict[str, ServingError] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -120,7 +126,7 @@ class Source:
         """Ends the looking."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_PATIENCE_SECONDS)
 
     def watch(self, list_models: Callable[[], list[Model]]) -> None:
         """Looks from now on, and now, at the models that `list_models` returns."""
@@ -133,26 +139,44 @@ class Source:
         return self._errors.get(name)
 
     def poll(self) -> None:
-        """Looks once. A folder that cannot be read leaves its model as it is."""
-        with self._lock:
-            self._poll()
+        """Looks once. A folder that cannot be read leaves its model as it is.
 
-    def _poll(self) -> None:
+        The models are looked at side by side, since a disk may not answer: nobody waits long for
+        such a one, and it is looked at again once it has answered.
+        """
+        with self._lock:
+            looks = self._begin_looks()
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for model, look in looks:
+            look.join(max(deadline - time.monotonic(), 0))
+            if look.is_alive():
+                self._say(model.name, _no_answer(model))
+
+    def _begin_looks(self) -> list[tuple[Model, threading.Thread]]:
         try:
             models = self._list_models()
         except ServingError as error:
-            return self._say("", error)
-        names = {model.name for model in models}
-        for name in self._known - names:
+            self._say("", error)
+            return []
+        for name in self._known.keys() - {model.name for model in models}:
             self._on_versions(name, {})
             self._errors.pop(name, None)
-        self._known = names
-        for model in models:
-            self._poll_model(model)
+        self._known = {model.name: model for model in models}
+        return [(model, self._look(model)) for model in models]
+
+    def _look(self, model: Model) -> threading.Thread:
+        look = self._looks.get(model.name)
+        if not look or not look.is_alive():
+            look = threading.Thread(target=self._poll_model, args=[model], daemon=True)
+            self._looks[model.name] = look
+            look.start()
+        return look
 
     def _poll_model(self, model: Model) -> None:
         try:
             found = versions_in(model.base_path)
+            if self._stopped.is_set() or self._known.get(model.name) != model:
+                return  # It took so long that something else is wanted by now.
             self._on_versions(model.name, wanted(model, found))
             if not found:
                 where = f"found under base path {model.base_path}"

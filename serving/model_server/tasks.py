@@ -6,6 +6,7 @@ that a mailbox wakes it once for all that has come meanwhile.
 
 import asyncio
 import collections
+import contextlib
 import time
 from collections.abc import Hashable, Iterable
 from concurrent.futures import Future
@@ -81,7 +82,8 @@ class Mailbox:
         self._tasks.extend(tasks)
         if not self._rung:
             self._rung = True
-            self._loop.call_soon_threadsafe(self._empty)
+            with contextlib.suppress(RuntimeError):  # The loop has ended, and nobody waits.
+                self._loop.call_soon_threadsafe(self._empty)
 
     def _empty(self) -> None:
         self._rung = False

@@ -19,7 +19,11 @@ class Loader:
         self.events.append(f"load {path}")
         if path in self.bad:
             raise not_found(f"{path}/vocabulary.txt")
-        return SimpleNamespace(path=path, close=lambda: self.events.append(f"close {path}"))
+        return SimpleNamespace(
+            path=path,
+            cancel=lambda: self.events.append(f"cancel {path}"),
+            close=lambda: self.events.append(f"close {path}"),
+        )
 
 
 @pytest.fixture
@@ -150,6 +154,62 @@ def test_a_version_in_use_is_closed_only_when_given_back(manager, loader):
         assert "close 1" not in loader.events
     manager.wait_until_settled()
     assert loader.events[-1] == "close 1"
+
+
+def test_a_version_in_use_keeps_no_other_from_going(loader):
+    manager = Manager(loader, threads=1, retry=Retry(count=0), unload_threads=1)
+    aspire(manager, 1)
+    aspire(manager, 1, name="n")
+    with manager.use("m"):
+        manager.aspire("m", {})
+        manager.aspire("n", {})
+        while states(manager, "n") != {1: State.END}:
+            threading.Event().wait(0.01)
+        assert states(manager) == {1: State.UNLOADING}
+    manager.close()
+
+
+def test_a_version_wanted_again_while_it_goes_comes_back(manager, loader):
+    aspire(manager, 1)
+    with manager.use("m"):
+        manager.aspire("m", {})
+        while states(manager) != {1: State.UNLOADING}:
+            threading.Event().wait(0.01)
+        manager.aspire("m", {1: "1"})
+    manager.wait_until_settled()
+    assert states(manager) == {1: State.AVAILABLE}
+    assert loader.events == ["load 1", "close 1", "load 1"]
+
+
+def test_closing_cancels_what_takes_longer_than_it_may(loader):
+    manager = Manager(loader, threads=1, retry=Retry(count=0))
+    aspire(manager, 1)
+    entered, cancelled = threading.Event(), threading.Event()
+
+    def run():
+        with manager.use("m"):
+            entered.set()
+            while "cancel 1" not in loader.events:
+                threading.Event().wait(0.01)
+            cancelled.set()
+
+    threading.Thread(target=run).start()
+    assert entered.wait(10)
+    manager.close(grace_seconds=0.1)
+    assert cancelled.is_set()
+    assert loader.events == ["load 1", "cancel 1", "close 1"]
+
+
+def test_who_loads_and_who_goes_is_told(loader):
+    told = []
+    manager = Manager(
+        *(loader, 1, Retry(count=0)),
+        on_loaded=lambda *which: told.append(which),
+        on_unloaded=lambda *which: told.append(which),
+    )
+    aspire(manager, 1)
+    manager.close()
+    assert told == [("m", 1, "1"), ("m", 1)]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import http.client
 import json
+import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -20,6 +23,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from serving.client import Client
 from serving.model_server import config
 from serving.model_server.errors import ServingError
+from serving.model_server.loader import Loader
 from serving.model_server.server import Server
 
 ALL = 'model_platform: "tensorflow" model_version_policy { all {} }'
@@ -173,6 +177,48 @@ def test_a_label_may_wait_for_its_version_where_allowed(serve, half):
     )
 
 
+def test_a_load_that_hangs_keeps_no_other_configuration_from_coming(
+    serve, half, tmp_path, monkeypatch
+):
+    hanging = tmp_path / "hanging"
+    shutil.copytree(half / "1", hanging / "1")
+    go_on, begun = threading.Event(), threading.Event()
+    load = Loader.load
+
+    def wait(self, path, model):
+        if path.startswith(str(hanging)):
+            begun.set()
+            go_on.wait(20)
+        return load(self, path, model)
+
+    monkeypatch.setattr(Loader, "load", wait)
+    chosen, _ = serve(configuration(entry("a", half)))
+    first = []
+    text = configuration(entry("a", half), entry("hanging", hanging))
+    reloading = threading.Thread(target=lambda: first.append(reload(chosen, text)))
+    reloading.start()
+    assert begun.wait(20)
+    assert reload(chosen, configuration(entry("a", half), entry("b", half))) == ("OK", "")
+    assert ask(chosen, "b") == 3
+    go_on.set()
+    reloading.join()
+    assert first[0][0] == "ABORTED"
+
+
+def test_reloads_from_many_sides_all_end(serve, half, tmp_path):
+    chosen, _ = serve(configuration(entry("a", half)), model_config_file_poll_wait_seconds=0.02)
+    texts = [
+        configuration(entry("a", half, f"{ALL} {label('stable', 1)}")),
+        configuration(entry("a", half), entry("none", tmp_path / "none")),
+        configuration(entry("a", half), entry("b", half)),
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        codes = [code for code, _ in pool.map(lambda i: reload(chosen, texts[i % 3]), range(30))]
+    assert len(codes) == 30
+    assert set(codes) <= {"OK", "ABORTED", "UNKNOWN", "FAILED_PRECONDITION"}
+    assert ask(chosen, "a") == 3
+
+
 def test_a_model_that_cannot_be_loaded_fails_the_reload_and_nothing_else(serve, half, tmp_path):
     chosen, _ = serve(configuration(entry("a", half)))
     (tmp_path / "bad/1").mkdir(parents=True)
@@ -228,6 +274,9 @@ NEITHER = (
     "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
     "ModelServerConfig::model_platform, model name is m"
 )
+LOG_TO_ELSEWHERE = (
+    'logging_config { log_collector_config { type: "elsewhere" filename_prefix: "/logs/l" } }'
+)
 BAD = [
     (
         configuration(entry("m", "/m"), entry("m", "/n")),
@@ -258,7 +307,13 @@ BAD = [
     ),
     (
         configuration(entry("m", "/m", f"{LATEST} logging_config {{}}")),
-        "No request-logger-creator provided.",
+        "The logging_config of model m must have a log_collector_config with a filename_prefix, "
+        "such as /logs/requests",
+    ),
+    (
+        configuration(entry("m", "/m", f"{LATEST} {LOG_TO_ELSEWHERE}")),
+        "The log_collector_config of model m must have the type 'tfrecord', or none. "
+        "Received: 'elsewhere'",
     ),
 ]
 

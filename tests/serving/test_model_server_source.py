@@ -1,3 +1,6 @@
+import os
+import threading
+
 import pytest
 
 from serving.model_server import config, source
@@ -59,7 +62,7 @@ def test_a_poll_tells_of_every_model(tmp_path):
     make_folders(tmp_path, "a/1", "b/2")
     told = []
     poller(tmp_path, told).poll()
-    assert told == [("a", {1}), ("b", {2})]
+    assert sorted(told) == [("a", {1}), ("b", {2})]
 
 
 def test_a_model_that_goes_is_told_without_versions(tmp_path):
@@ -70,7 +73,7 @@ def test_a_model_that_goes_is_told_without_versions(tmp_path):
     (tmp_path / "a" / "1").rmdir()
     told.clear()
     poll()
-    assert told == [("a", set()), ("b", {2})]
+    assert sorted(told) == [("a", set()), ("b", {2})]
 
 
 def test_a_root_that_goes_changes_nothing(tmp_path, caplog):
@@ -94,10 +97,35 @@ def test_a_missing_base_path_is_told_and_stops_no_other_model(tmp_path):
         lambda: models, lambda name, versions: told.append((name, set(versions))), wait_seconds=0
     )
     watcher.poll()
-    assert told == [("empty", set()), ("b", {2})]
+    assert sorted(told) == [("b", {2}), ("empty", set())]
     assert "Could not find base path" in str(watcher.error("none"))
     assert "No versions of servable empty found under base path" in str(watcher.error("empty"))
     assert watcher.error("b") is None
+
+
+def test_a_disk_that_does_not_answer_stops_no_other_model(tmp_path, monkeypatch):
+    make_folders(tmp_path, "a/1", "b/2")
+    answers, told = threading.Event(), []
+    scandir = os.scandir
+
+    def hang(path):
+        if str(path).endswith("a"):
+            answers.wait(20)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", hang)
+    monkeypatch.setattr(source, "_PATIENCE_SECONDS", 0.1)
+    models = [source.Model(name, str(tmp_path / name)) for name in "ab"]
+    watcher = source.Source(lambda: models, lambda *found: told.append(found), wait_seconds=0)
+    watcher.poll()
+    watcher.poll()
+    assert [name for name, _ in told] == ["b", "b"]
+    assert str(watcher.error("a")) == f"UNAVAILABLE: Base path {tmp_path}/a does not answer"
+    models.pop(0)
+    watcher.poll()
+    answers.set()
+    watcher._looks["a"].join()
+    assert ("a", {1: f"{tmp_path}/a/1"}) not in told, "it is not wanted any more"
 
 
 @pytest.mark.parametrize(
