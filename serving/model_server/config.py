@@ -19,6 +19,7 @@ NO_TRANSITION = (
     "ModelConfigList to another."
 )
 _PLATFORM = "tensorflow"
+_COLLECTORS = ("", "tfrecord")
 
 
 def from_flags(options: Options) -> ModelServerConfig:
@@ -85,7 +86,21 @@ def _check_model(model: ModelConfig, old_platforms: Mapping[str, str]) -> None:
     if platform != _PLATFORM:
         raise invalid(f"Model {model.name} requests unsupported platform {platform}")
     if model.HasField("logging_config"):
-        raise invalid("No request-logger-creator provided.")
+        _check_logging(model)
+
+
+def _check_logging(model: ModelConfig) -> None:
+    collector = model.logging_config.log_collector_config
+    if not collector.filename_prefix:
+        raise invalid(
+            f"The logging_config of model {model.name} must have a log_collector_config with a "
+            "filename_prefix, such as /logs/requests"
+        )
+    if collector.type not in _COLLECTORS:
+        raise invalid(
+            f"The log_collector_config of model {model.name} must have the type "
+            f"{_COLLECTORS[-1]!r}, or none. Received: {collector.type!r}"
+        )
 
 
 def _platform(model: ModelConfig) -> str:
