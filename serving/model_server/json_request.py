@@ -16,6 +16,7 @@ from serving.model_server import batch_padding, json_values
 from serving.model_server.batch_padding import Padding
 from serving.model_server.errors import ServingError, invalid
 
+_BRACKETS = re.compile(r'"(?:\\.|[^"\\])*"|[][{}]')
 _PARSE_ERRORS = {
     "Expecting value": "Invalid value.",
     "Expecting ',' delimiter": "Missing a comma or } after an object member.",
@@ -33,11 +34,21 @@ class Inputs(NamedTuple):
     rows: bool
 
 
-def parse(body: bytes) -> dict[str, Any]:
-    """Returns the JSON object in `body`; what follows it is passed over."""
+def parse(body: bytes, deepest: int = 0) -> dict[str, Any]:
+    """Returns the JSON object in `body`; what follows it is passed over.
+
+    Args:
+        body: UTF-8.
+        deepest: How deep it may be nested; 0 for as deep as Python can read.
+
+    Raises:
+        ServingError: It holds no JSON, or none that is an object.
+    """
     text = body.decode("utf-8", errors="surrogateescape").lstrip(" \t\r\n")
     if not text:
         raise invalid("JSON Parse error: The document is empty")
+    if deepest and _depth(text) > deepest:
+        raise invalid(f"JSON Parse error: The document is nested deeper than {deepest}.")
     try:
         value, _ = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
@@ -250,6 +261,15 @@ def _parse_error(error: json.JSONDecodeError) -> str:
     if error.msg == "Expecting ',' delimiter" and _in_array(error.doc[: error.pos]):
         return "Missing a comma or ] after an array element."
     return _PARSE_ERRORS.get(error.msg, error.msg)
+
+
+def _depth(text: str) -> int:
+    """Returns how deep brackets are nested, those in strings not counted."""
+    depth = deepest = 0
+    for bracket in _BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket[0], 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _in_array(text: str) -> bool:

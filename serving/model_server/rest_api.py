@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,10 +17,19 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.model_server import calls, json_examples, json_request, json_response, sequences
+from serving.model_server import (
+    calls,
+    journal,
+    json_examples,
+    json_request,
+    json_response,
+    sequences,
+    tensors,
+)
 from serving.model_server.calls import Call, now
 from serving.model_server.core import ServerCore
-from serving.model_server.errors import Code, ServingError, invalid
+from serving.model_server.errors import Code, ServingError, invalid, not_found
+from serving.model_server.flags import Options
 
 _LOG = logging.getLogger(__name__)
 _WHICH = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:]+)))?"
@@ -47,6 +57,7 @@ _STATUS = {
     Code.UNAUTHENTICATED: 401,
 }
 _LARGEST_VERSION = 2**63 - 1
+_NOT_FOUND = "<html><body><h1>Not Found</h1></body></html>"
 _HELD = {
     sequences.ID: TensorInfo(dtype=types_pb2.DT_UINT64),
     sequences.CONTROL: TensorInfo(dtype=types_pb2.DT_UINT32),
@@ -54,12 +65,13 @@ _HELD = {
 
 
 class Answer(NamedTuple):
-    """An HTTP answer before its headers."""
+    """An HTTP answer; with the error that it tells of, if it is one."""
 
     status: int
     body: str
     kind: str = "application/json"
-    retry_after: float | None = None  # Seconds.
+    headers: Mapping[str, str] = {}
+    error: ServingError | None = None
 
 
 class RestApi:
@@ -67,13 +79,15 @@ class RestApi:
 
     Args:
         core: Answers the questions.
-        timeout_ms: Longest time for one.
+        options: The flags.
         metrics_path: Where the page of metrics is; nothing for nowhere.
     """
 
-    def __init__(self, core: ServerCore, timeout_ms: int, metrics_path: str = ""):
+    def __init__(self, core: ServerCore, options: Options, metrics_path: str = ""):
         self._core = core
-        self._timeout_ms = timeout_ms
+        self._timeout_ms = options.rest_api_timeout_in_ms
+        self._deepest = options.max_json_depth
+        self._largest_tensor = options.max_tensor_bytes
         self._metrics_path = metrics_path
         self._methods = {
             "classify": self._classify,
@@ -93,16 +107,15 @@ class RestApi:
         if path == self._metrics_path:
             return Answer(200, self._core.metrics.page(), "text/plain")
         if not path.lower().startswith("/v1/"):
-            return Answer(404, "<html><body><h1>Not Found</h1></body></html>", "text/html")
+            return Answer(404, _NOT_FOUND, "text/html", error=not_found("Not Found"))
         try:
             call = Call(self._timeout_ms, calls.urgency(priority))
             return Answer(200, self._route(method, path, body, call))
         except ServingError as error:
-            text = _error_body(error.message)
-            return Answer(_STATUS[error.code], text, retry_after=error.retry_after)
+            return refusal(error)
         except Exception as error:
             _LOG.exception("A request failed in the server itself")
-            return Answer(500, _error_body(f"{type(error).__name__}: {error}"))
+            return refusal(ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
 
     def _route(self, method: str, path: str, body: bytes, call: Call) -> str:
         pattern = {"POST": _POST, "GET": _GET}.get(method)
@@ -121,7 +134,8 @@ class RestApi:
         return ask(_model_spec(match))
 
     def _post(self, method: str, spec: ModelSpec, body: bytes, call: Call) -> str:
-        document = json_request.parse(body)
+        with journal.part("parse"):
+            document = json_request.parse(body, self._deepest)
         spec.signature_name = json_request.signature_name(document)
         return self._methods[method](spec, document, call)
 
@@ -137,9 +151,13 @@ class RestApi:
 
     def _predict(self, spec: ModelSpec, document: dict, call: Call) -> str:
         infos, paddings = self._infos(spec, document), self._core.paddings(spec)
-        inputs = json_request.inputs(document, infos, paddings)
+        with journal.part("parse"):
+            inputs = json_request.inputs(document, infos, paddings)
+        for name, array in inputs.arrays.items():
+            tensors.check_size(name, array.nbytes, self._largest_tensor)
         outputs = now(self._core.predict(spec, inputs.arrays, (), call)).outputs
-        return json_response.rows(outputs) if inputs.rows else json_response.columns(outputs)
+        with journal.part("write"):
+            return json_response.rows(outputs) if inputs.rows else json_response.columns(outputs)
 
     def _infos(self, spec: ModelSpec, document: dict) -> Mapping[str, TensorInfo]:
         """Returns what inputs there must be."""
@@ -164,6 +182,17 @@ class RestApi:
         )
 
 
+def refusal(error: ServingError) -> Answer:
+    """Returns the answer to a request that failed."""
+    body = json.dumps({"error": error.message}, indent=4, ensure_ascii=False)
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if error.code is Code.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Answer(_STATUS[error.code], body, headers=headers, error=error)
+
+
 def _model_spec(match: re.Match) -> ModelSpec:
     spec = ModelSpec(name=unquote(match["name"]))
     if match["version"]:
@@ -182,7 +211,3 @@ def _json(message) -> str:
         preserving_proto_field_name=True,
         indent=1,
     )
-
-
-def _error_body(message: str) -> str:
-    return json.dumps({"error": message}, indent=4, ensure_ascii=False)

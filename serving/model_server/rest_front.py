@@ -1,158 +1,121 @@
-"""The REST front end: the API over the standard library's HTTP server."""
+"""The REST front end: the API over HTTP, with or without TLS."""
 
-import http.server
-import logging
-import math
+import os
 import re
-import socket
+import ssl
+import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 from serving.model_server import metrics, protos
+from serving.model_server.admin import Admin
+from serving.model_server.auth import Tokens
 from serving.model_server.core import ServerCore
-from serving.model_server.errors import Code, ServingError
+from serving.model_server.errors import ServingError, invalid
 from serving.model_server.flags import Options
-from serving.model_server.rest_api import Answer, RestApi
+from serving.model_server.http_messages import Request, Response
+from serving.model_server.http_server import HttpServer
+from serving.model_server.journal import Entry
+from serving.model_server.rest_api import Answer, RestApi, refusal
 
-_LOG = logging.getLogger(__name__)
 _CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
 _LARGEST_INFLATED = 100 * 2**20
-_GRACE_SECONDS = 30
 
 
 class RestFront:
     """An HTTP server over a core.
 
+    Args:
+        core: Answers.
+        admin: Tells of the server itself.
+        options: The flags.
+        tokens: What callers must show; None where everybody may ask.
+
     Raises:
-        ServingError: The port cannot be had.
+        ServingError: The port cannot be had, or a file does not hold what it should.
     """
 
-    def __init__(self, core: ServerCore, options: Options):
+    def __init__(self, core: ServerCore, admin: Admin, options: Options, tokens: Tokens | None):
         metrics_path = _metrics_path(options.monitoring_config_file)
-        api = RestApi(core, options.rest_api_timeout_in_ms, metrics_path)
-        headers = _CORS if options.rest_api_enable_cors_support else {}
-        turns = threading.Semaphore(max(options.rest_api_num_threads, 1))
-        self._server = _bind(options.rest_api_port, api, headers, turns)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="rest"
+        self._api = RestApi(core, options, metrics_path)
+        self._journal = core.journal
+        self._admin = admin
+        self._tokens = tokens
+        self._headers = _CORS if options.rest_api_enable_cors_support else {}
+        self._turns = threading.Semaphore(max(options.rest_api_num_threads, 1))
+        self._largest_body = options.max_request_bytes
+        self._grace_seconds = options.shutdown_grace_seconds
+        self._server = HttpServer(
+            options.rest_api_port,
+            self._answer,
+            options.rest_api_timeout_in_ms / 1000,
+            options.max_request_bytes,
+            _tls(options.rest_api_ssl_config_file),
         )
         self.ready = f"Exporting HTTP/REST API at:localhost:{options.rest_api_port} ..."
 
     def start(self) -> None:
         """Begins to answer."""
-        self._thread.start()
+        self._server.start()
 
     def stop(self) -> None:
         """Takes no new connections, and waits for the requests under way."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-        self._server.wait_until_idle(_GRACE_SECONDS)
+        self._server.stop(self._grace_seconds)
 
+    def _answer(self, request: Request) -> Response:
+        if not self._journal.heard:
+            return self._response(request, None)
+        with self._journal.answering(
+            "REST", f"{request.method} {request.path}", request.headers, request.peer
+        ) as entry:
+            return self._response(request, entry)
 
-class _Server(http.server.ThreadingHTTPServer):
-    allow_reuse_port = False
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(
-        self, address: tuple, api: RestApi, headers: Mapping[str, str], turns: threading.Semaphore
-    ):
-        self.api = api
-        self.turns = turns  # Only so many requests are answered at the same time.
-        self.headers = headers
-        self._active = 0
-        self._idle = threading.Condition()
-        super().__init__(address, _Handler)
-
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Counts the requests under way."""
-        with self._idle:
-            self._active += 1
+    def _response(self, request: Request, entry: Entry | None) -> Response:
         try:
-            yield
-        finally:
-            with self._idle:
-                self._active -= 1
-                self._idle.notify_all()
+            answer = self._reply(request)
+        except ServingError as error:
+            answer = refusal(error)
+        headers = {"Content-Type": answer.kind, **self._headers, **answer.headers}
+        body = _bytes(answer.body)
+        if entry:
+            headers["X-Request-Id"] = entry.id
+            entry.bytes_in, entry.bytes_out = len(request.body), len(body)
+            if answer.error:
+                entry.fail(answer.error)
+        return Response(answer.status, body, headers)
 
-    def wait_until_idle(self, seconds: float) -> None:
-        with self._idle:
-            self._idle.wait_for(lambda: self._active == 0, seconds)
-
-    def handle_error(self, request, client_address):
-        _LOG.debug("The connection with %s broke", client_address, exc_info=True)
-
-
-class _DualStackServer(_Server):
-    address_family = socket.AF_INET6
-
-    def server_bind(self):
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1  # Headers and body leave together.
-
-    def answer(self):
-        with self.server.answering():
-            self._send(self._reply())
-
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = answer  # noqa: N815
-
-    def _reply(self) -> Answer:
-        preflight = self.command == "OPTIONS" and self.path.lower().startswith("/v1/")
-        if preflight and self.server.headers:
-            origin = self.headers.get("Origin", "")
+    def _reply(self, request: Request) -> Answer:
+        preflight = request.method == "OPTIONS" and request.path.lower().startswith("/v1/")
+        if preflight and self._headers:
+            origin = request.headers.get("origin", "")
             return Answer(200 if re.search("https?://", origin) else 400, "")
-        try:
-            body = self._body()
-        except ValueError:  # A length that is no number; where the body ends is not known.
-            self.close_connection = True
-            return Answer(400, "")
-        with self.server.turns:
-            priority = self.headers.get("Priority", "")
-            return self.server.api.answer(self.command, self.path, body, priority)
+        if probed := self._admin.probe(request.method, request.path):
+            return probed
+        if self._tokens:
+            self._tokens.check(request.headers.get("authorization", ""))
+        if told := self._admin.answer(request.method, request.path):
+            return told
+        body = self._contents(request)
+        with self._turns:
+            priority = request.headers.get("priority", "")
+            return self._api.answer(request.method, request.path, body, priority)
 
-    def _send(self, reply: Answer) -> None:
-        body = reply.body.encode("utf-8", "surrogateescape")
-        self.send_response(reply.status)
-        self.send_header("Content-Type", reply.kind)
-        self.send_header("Content-Length", str(len(body)))
-        if reply.retry_after is not None:
-            self.send_header("Retry-After", str(math.ceil(reply.retry_after)))
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else body)
-        self.wfile.flush()
+    def _contents(self, request: Request) -> bytes:
+        if "gzip" not in request.headers.get("content-encoding", ""):
+            return request.body
+        return _inflate(request.body, self._largest_body or _LARGEST_INFLATED)
 
-    def _body(self) -> bytes:
-        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
-            body = b"".join(iter(self._chunk, b""))
-        else:
-            body = self.rfile.read(max(int(self.headers.get("Content-Length") or 0), 0))
-        return _inflate(body) if "gzip" in self.headers.get("Content-Encoding", "") else body
 
-    def _chunk(self) -> bytes:
-        size = int(self.rfile.readline().split(b";")[0], 16)
-        chunk = self.rfile.read(size)
-        self.rfile.readline()
-        return chunk
-
-    def log_message(self, *_):
-        """Keeps the standard library's access log out of stderr."""
+def _bytes(text: str) -> bytes:
+    """Returns UTF-8; bytes that were none stay as they are, and halves of characters go."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
 
 
 def _metrics_path(file: str) -> str:
@@ -162,29 +125,39 @@ def _metrics_path(file: str) -> str:
     return config.prometheus_config.path or metrics.DEFAULT_PATH
 
 
-def _bind(
-    port: int, api: RestApi, headers: Mapping[str, str], turns: threading.Semaphore
-) -> _Server:
+def _tls(file: str) -> ssl.SSLContext | None:
+    """Returns what the file says of TLS; None where there is no file."""
+    if not file:
+        return None
+    config = protos.read(file, protos.SSLConfig)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        return _DualStackServer(("::", port), api, headers, turns)
-    except (OSError, OverflowError):
-        pass  # No IPv6 here, or the port is taken in both.
-    try:
-        return _Server(("0.0.0.0", port), api, headers, turns)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ServingError(
-            Code.UNAVAILABLE,
-            f"Could not listen for REST at port {port}: {reason}. "
-            "Choose another with --rest_api_port.",
-        ) from None
+        with tempfile.TemporaryDirectory() as folder:  # Python takes certificates from files only.
+            paths = [os.path.join(folder, name) for name in ("certificate", "key")]
+            for path, text in zip(paths, (config.server_cert, config.server_key), strict=True):
+                with open(path, "w", opener=_for_me_alone) as opened:
+                    opened.write(text)
+            context.load_cert_chain(*paths)
+        if config.custom_ca:
+            context.load_verify_locations(cadata=config.custom_ca)
+    except ssl.SSLError as error:
+        raise invalid(f"{file}: {error}") from None
+    if config.client_verify:
+        if not config.custom_ca:
+            raise invalid(f"{file}: client_verify needs a custom_ca to verify clients by")
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
-def _inflate(body: bytes) -> bytes:
+def _for_me_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
+
+
+def _inflate(body: bytes, largest: int) -> bytes:
     """Returns the contents of a gzip body; nothing where it is broken or too large."""
     try:
         inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        inflated = inflater.decompress(body, _LARGEST_INFLATED)
+        inflated = inflater.decompress(body, largest)
         return inflated if inflater.eof else b""
     except zlib.error:
         return b""

@@ -16,7 +16,7 @@ from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.model_server import wire
-from serving.model_server.errors import invalid
+from serving.model_server.errors import Code, ServingError, invalid
 
 
 class _Type(NamedTuple):
@@ -56,6 +56,7 @@ _TYPES = [
     _type(tf.uint32, "uint32_val"),
     _type(tf.uint64, "uint64_val"),
 ]
+_LARGEST_FILL = 2**28  # Bytes. A small message must not ask for all the memory there is.
 _BY_NUMBER = {kind.number: kind for kind in _TYPES}
 _BY_ARRAY = {kind.array: kind for kind in _TYPES}
 _CONTENT = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name["tensor_content"].number
@@ -64,11 +65,14 @@ _CONTENT = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name["tensor_content"].nu
 class DecodedInputs(Mapping):
     """The inputs of a request, each decoded when it is asked for."""
 
-    def __init__(self, protos: Mapping[str, tensor_pb2.TensorProto]):
+    def __init__(self, protos: Mapping[str, tensor_pb2.TensorProto], largest: int = 0):
         self._protos = protos
+        self._largest = largest
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
+            if self._largest:
+                check_size(name, _size(self._protos[name]), self._largest)
             return decode(self._protos[name])
         except ValueError:
             raise invalid(f"tensor parsing error: {name}") from None
@@ -95,6 +99,19 @@ def decode(proto: tensor_pb2.TensorProto) -> np.ndarray:
     if content := proto.tensor_content:
         return np.frombuffer(content, kind.array).reshape(shape)
     return _fill(_values(kind, getattr(proto, kind.field)), math.prod(shape)).reshape(shape)
+
+
+def check_size(name: str, size: int, largest: int) -> None:
+    """Raises a ServingError where an input is larger than inputs may be; `largest` 0 is any."""
+    if largest and size > largest:
+        text = f"Input {name} has {size} bytes, and the server takes {largest} at most"
+        raise ServingError(Code.RESOURCE_EXHAUSTED, text)
+
+
+def _size(proto: tensor_pb2.TensorProto) -> int:
+    if proto.dtype not in _BY_NUMBER:
+        return 0
+    return math.prod(_shape(proto)) * _BY_NUMBER[proto.dtype].array.itemsize
 
 
 def encode(array: np.ndarray, as_content: bool = False) -> bytes:
@@ -164,6 +181,8 @@ def _fill(values: np.ndarray, size: int) -> np.ndarray:
         raise ValueError(f"{len(values)} values for {size} elements")
     if len(values) == size:
         return values
+    if size * values.itemsize > _LARGEST_FILL:
+        raise ValueError(f"{len(values)} values are too few to fill {size} elements with")
     empty = b"" if values.dtype == object else 0
     last = values[-1] if len(values) else empty
     return np.concatenate([values, np.full(size - len(values), last, values.dtype)])

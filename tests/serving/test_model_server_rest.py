@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 
 from serving.model_server import json_response, json_values
+from serving.model_server.admin import Admin
 from serving.model_server.errors import ServingError, not_found
+from serving.model_server.journal import Journal
 from serving.model_server.metrics import Metrics
 from serving.model_server.rest_front import RestFront
 from serving.model_server.server import Server
@@ -431,6 +433,14 @@ def test_other_origins_are_answered_where_asked_for(model_root, options, free_po
         connection.close()
 
 
+def test_half_a_character_comes_back_as_a_question_mark(ask):
+    body = '{"instances": "\\ud800"}'
+    status, text = error(ask, "POST", HALF, body)
+    assert status == 400
+    assert text.endswith("Expecting 'instances' to be an list/array")
+    assert '"?"' in text
+
+
 def test_a_length_that_is_no_number_is_refused(server):
     connection = http.client.HTTPConnection("localhost", server.rest_port, timeout=20)
     connection.putrequest("POST", HALF)
@@ -442,7 +452,7 @@ def test_a_length_that_is_no_number_is_refused(server):
 
 def test_only_so_many_requests_are_answered_at_the_same_time(options, free_port):
     class Core:
-        metrics = Metrics()
+        metrics, journal = Metrics(), Journal()
 
         def status(self, request):
             asked.release()
@@ -451,7 +461,7 @@ def test_only_so_many_requests_are_answered_at_the_same_time(options, free_port)
 
     asked, go_on = threading.Semaphore(0), threading.Event()
     chosen = options(rest_api_port=free_port(), rest_api_num_threads=2)
-    front = RestFront(Core(), chosen)
+    front = RestFront(Core(), Admin(None, None, None), chosen, tokens=None)
     front.start()
     connections = [
         http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20) for _ in range(3)
@@ -470,7 +480,7 @@ def test_only_so_many_requests_are_answered_at_the_same_time(options, free_port)
 
 def test_stopping_waits_for_the_answers_under_way(options, free_port):
     class Core:
-        metrics = Metrics()
+        metrics, journal = Metrics(), Journal()
 
         def status(self, request):
             asked.set()
@@ -479,7 +489,7 @@ def test_stopping_waits_for_the_answers_under_way(options, free_port):
 
     asked, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
     chosen = options(rest_api_port=free_port())
-    front = RestFront(Core(), chosen)
+    front = RestFront(Core(), Admin(None, None, None), chosen, tokens=None)
     front.start()
     connection = http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20)
     connection.request("GET", "/v1/models/m")

@@ -1,6 +1,8 @@
 """TLS and mutual TLS, and what a channel may carry."""
 
+import http.client
 import shutil
+import ssl
 import subprocess
 
 import grpc
@@ -121,6 +123,60 @@ def test_a_server_may_ask_who_its_client_is(serve, certificates):
 def test_a_bad_file_keeps_the_server_from_starting(serve, text, message):
     with pytest.raises(ServingError, match=message):
         serve(text)
+
+
+def over_rest(chosen, certificates, *pair, folder=None):
+    context = ssl.create_default_context(cadata=certificates["ca.pem"])
+    if pair:
+        paths = [folder / name for name in pair]
+        for path in paths:
+            path.write_text(certificates[path.name])
+        context.load_cert_chain(*paths)
+    connection = http.client.HTTPSConnection(
+        "localhost", chosen.rest_api_port, timeout=20, context=context
+    )
+    try:
+        connection.request("GET", "/v1/models/default")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def serve_rest(serve, free_port, tmp_path):
+    def start(text):
+        (tmp_path / "rest.config").write_text(text)
+        file = str(tmp_path / "rest.config")
+        return serve(rest_api_port=free_port(), rest_api_ssl_config_file=file)
+
+    return start
+
+
+def test_rest_answers_over_tls(serve_rest, certificates):
+    chosen = serve_rest(config(certificates))
+    assert over_rest(chosen, certificates) == 200
+    plain = http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20)
+    with pytest.raises((http.client.HTTPException, OSError)):
+        plain.request("GET", "/v1/models/default") or plain.getresponse()
+    plain.close()
+
+
+def test_rest_may_ask_who_its_client_is(serve_rest, certificates, tmp_path):
+    chosen = serve_rest(config(certificates, custom_ca=certificates["ca.pem"], client_verify=True))
+    assert over_rest(chosen, certificates, "client.pem", "client.key", folder=tmp_path) == 200
+    with pytest.raises(OSError):  # noqa: PT011, at the handshake or after it
+        over_rest(chosen, certificates)
+
+
+@pytest.mark.parametrize("text", ["key: 1", "server_key: 'x'", "client_verify: true"])
+def test_a_bad_rest_file_keeps_the_server_from_starting(serve_rest, text):
+    with pytest.raises(ServingError, match=r"rest\.config"):
+        serve_rest(text)
+
+
+def test_alts_needs_google_cloud(serve):
+    with pytest.raises(ServingError, match="--use_alts_credentials works on Google Cloud only"):
+        serve(use_alts_credentials=True)
 
 
 def test_arguments_of_the_channel_are_passed_on(serve):
