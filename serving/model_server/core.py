@@ -5,8 +5,8 @@ how they write a question and an answer, and in nothing else; neither touches Te
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -34,16 +34,20 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest, Regression
 from tensorflow_serving.apis.status_pb2 import StatusProto
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.model_server import inference, predict, sequences, streams
+from serving.model_server import inference, journal, predict, sequences, streams
 from serving.model_server.batch_padding import Padding
 from serving.model_server.calls import Call, Runner
 from serving.model_server.errors import Code, invalid, not_found
+from serving.model_server.journal import Journal
 from serving.model_server.labels import Labels
 from serving.model_server.manager import Manager
 from serving.model_server.metrics import Metrics
+from serving.model_server.request_log import RequestLogs
 from serving.model_server.sequenced import Sequenced
 from serving.model_server.sequences import Sequences
 
+Request = TypeVar("Request", ClassificationRequest, RegressionRequest, MultiInferenceRequest)
+Response = TypeVar("Response", ClassificationResponse, RegressionResponse, MultiInferenceResponse)
 _API = {inference.CLASSIFY: "Classify", inference.REGRESS: "Regress"}
 
 
@@ -63,6 +67,8 @@ class ServerCore:
         reload: Takes another configuration, or raises a `ServingError`.
         metrics: Counts what is asked.
         sequences: Remembers the state between requests.
+        journal: Notes what is asked, for those who listen.
+        logs: Keeps some of it.
         check_method_names: Refuse signatures of a method that TF Serving does not know.
     """
 
@@ -73,11 +79,15 @@ class ServerCore:
         reload: Callable[[ModelServerConfig], None],
         metrics: Metrics,
         sequences: Sequences,
+        journal: Journal,
+        logs: RequestLogs,
         check_method_names: bool = False,
     ):
         self._manager = manager
         self._labels = labels
         self.metrics = metrics
+        self.journal = journal
+        self._logs = logs
         self._reload = reload
         self._sequenced = Sequenced(self._use, sequences)
         self._check_method_names = check_method_names
@@ -98,25 +108,34 @@ class ServerCore:
             call: Says how to wait.
         """
         if sequences.is_asked(inputs) and self.is_stream(model_spec):
-            with self._runtime(model_spec, "Predict"):
+            with journal.part("model"):
                 of_sequence = await self._sequenced.predict(model_spec, inputs, output_filter, call)
+            journal.note_model(model_spec.name, of_sequence[0], model_spec.signature_name)
             return Prediction(_answered_by(model_spec, of_sequence[0]), of_sequence[1])
-        with self._use(model_spec) as (version, servable), self._runtime(model_spec, "Predict"):
+        with (
+            self._use(model_spec) as (version, servable),
+            self._runtime(model_spec, version, servable, "Predict"),
+        ):
             outputs = await predict.run(
                 *(servable, model_spec, inputs, output_filter, call),
                 self._check_method_names,
             )
-        return Prediction(_answered_by(model_spec, version), outputs)
+        answered_by = _answered_by(model_spec, version)
+        if self._logs.chooses(model_spec.name):
+            self._logs.predict(answered_by, inputs, output_filter, outputs)
+        return Prediction(answered_by, outputs)
 
     async def classify(self, request: ClassificationRequest, call: Call) -> ClassificationResponse:
         """Returns the classes of every `tf.Example` in `request`."""
         result, spec = await self._infer(request, inference.CLASSIFY, call)
-        return ClassificationResponse(result=result, model_spec=spec)
+        response = ClassificationResponse(result=result, model_spec=spec)
+        return self._logged("classify_log", spec, request, response)
 
     async def regress(self, request: RegressionRequest, call: Call) -> RegressionResponse:
         """Returns a value for every `tf.Example` in `request`."""
         result, spec = await self._infer(request, inference.REGRESS, call)
-        return RegressionResponse(result=result, model_spec=spec)
+        response = RegressionResponse(result=result, model_spec=spec)
+        return self._logged("regress_log", spec, request, response)
 
     async def multi_inference(
         self, request: MultiInferenceRequest, call: Call
@@ -127,7 +146,7 @@ class ServerCore:
         with self._use(spec) as (version, servable):
             heads = inference.heads(servable, request.tasks, self._check_method_names)
             examples = inference.examples(request.input)
-            with self._runtime(spec, "MultiInference"):
+            with self._runtime(spec, version, servable, "MultiInference"):
                 results = await inference.run(servable, heads, examples, call)
         self.metrics.given_examples(spec.name, len(examples))
         for task, result in zip(request.tasks, results, strict=True):
@@ -136,7 +155,7 @@ class ServerCore:
                 entry.classification_result.CopyFrom(result)
             else:
                 entry.regression_result.CopyFrom(result)
-        return response
+        return self._logged("multi_inference_log", spec, request, response)
 
     def paddings(self, model_spec: ModelSpec) -> Sequence[Padding]:
         """Returns which inputs may have rows of unlike lengths."""
@@ -218,13 +237,23 @@ class ServerCore:
         with self._use(spec) as (version, servable):
             head = inference.head(servable, spec, method, self._check_method_names)
             examples = inference.examples(request.input)
-            with self._runtime(spec, _API[method]):
+            with self._runtime(spec, version, servable, _API[method]):
                 (result,) = await inference.run(servable, [head], examples, call)
         self.metrics.given_examples(spec.name, len(examples))
         return result, _answered_by(spec, version)
 
-    def _runtime(self, spec: ModelSpec, api: str) -> AbstractContextManager[None]:
-        return self.metrics.runtime(spec.name, api)
+    def _logged(self, kind: str, spec: ModelSpec, request: Request, response: Response) -> Response:
+        if self._logs.chooses(spec.name):
+            self._logs.infer(kind, spec, request, response)
+        return response
+
+    @contextmanager
+    def _runtime(self, spec: ModelSpec, version: int, servable: Runner, api: str) -> Iterator[None]:
+        signature = spec.signature_name or predict.DEFAULT_SIGNATURE
+        journal.note_model(spec.name, version, signature)
+        known = signature if signature in servable.signatures else ""
+        with self.metrics.runtime(spec.name, version, known, api), journal.part("model"):
+            yield
 
     @contextmanager
     def _use(self, spec: ModelSpec) -> Iterator[tuple[int, Runner]]:

@@ -1,14 +1,16 @@
 """What every gRPC method shares: from a context to a `Call`, from an exception to a status."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from serving.model_server import calls
 from serving.model_server.calls import Call
 from serving.model_server.errors import Code, ServingError
+from serving.model_server.journal import ID_HEADER, Entry, Journal
 from serving.model_server.tasks import Mailbox
 
 _LOG = logging.getLogger(__name__)
@@ -26,23 +28,60 @@ def add_service(server: grpc.aio.Server, name: str, methods: dict) -> None:
     server.add_generic_rpc_handlers((handler,))
 
 
-def unary(answer: Answer, request: type[Message], mailbox: Mailbox) -> grpc.RpcMethodHandler:
+def unary(
+    name: str, answer: Answer, request: type[Message], mailbox: Mailbox, journal: Journal
+) -> grpc.RpcMethodHandler:
     """Returns the handler of a method with one request and one response.
 
     Args:
+        name: The method's name.
         answer: Returns the response, or its bytes, or raises a `ServingError`.
         request: The request's type.
         mailbox: That of the event loop.
+        journal: Notes the calls.
     """
 
     async def respond(message, context):
-        try:
-            return await answer(message, call(context, mailbox))
-        except Exception as error:
-            failure = error
+        with noting(journal, name, context) as entry:
+            try:
+                response = await answer(parsed(message, request), call(context, mailbox))
+                if entry:
+                    entry.bytes_in, entry.bytes_out = len(message), len(serialized(response))
+                return response
+            except Exception as error:
+                failure = explained(error)
+                if entry:
+                    entry.fail(failure)
         await fail(context, failure)
 
-    return grpc.unary_unary_rpc_method_handler(respond, request.FromString, serialized)
+    return grpc.unary_unary_rpc_method_handler(respond, response_serializer=serialized)
+
+
+@contextmanager
+def noting(
+    journal: Journal, name: str, context: grpc.aio.ServicerContext
+) -> Iterator[Entry | None]:
+    """Notes one call, where somebody listens, and tells the caller under which name."""
+    if not journal.heard:
+        yield None
+        return
+    headers = dict(context.invocation_metadata() or ())
+    with journal.answering("GRPC", name, headers, context.peer()) as entry:
+        context.set_trailing_metadata(((ID_HEADER, entry.id),))
+        yield entry
+
+
+def parsed(message: bytes, kind: type[Message]) -> Message:
+    """Returns the request of type `kind` that `message` holds.
+
+    Raises:
+        ServingError: It holds none.
+    """
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        text = f"The request is no {kind.DESCRIPTOR.full_name}"
+        raise ServingError(Code.INTERNAL, text) from None
 
 
 def serialized(response: Message | bytes) -> bytes:
@@ -62,11 +101,16 @@ def call(context: grpc.aio.ServicerContext, mailbox: Mailbox) -> Call:
     return Call(timeout_ms, urgency, mailbox)
 
 
-async def fail(context: grpc.aio.ServicerContext, error: Exception) -> None:
-    """Ends a call with the status that an exception stands for."""
-    if not isinstance(error, ServingError):
-        _LOG.error("A request failed in the server itself", exc_info=error)
-        error = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+def explained(error: Exception) -> ServingError:
+    """Returns what the caller is told of an exception."""
+    if isinstance(error, ServingError):
+        return error
+    _LOG.error("A request failed in the server itself", exc_info=error)
+    return ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+async def fail(context: grpc.aio.ServicerContext, error: ServingError) -> None:
+    """Ends a call with the status of an error."""
     hint = ()
     if error.retry_after is not None:
         hint = ((_RETRY, str(max(round(error.retry_after * 1000), 1))),)

@@ -1,6 +1,7 @@
 """The gRPC front end: a server in an event loop of its own, and where it listens."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Coroutine
@@ -9,12 +10,11 @@ from typing import Any
 import grpc
 
 from serving.model_server import grpc_services, grpc_streaming, health, profiler, protos
+from serving.model_server.auth import Guard, Tokens
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.flags import Options
 from serving.model_server.tasks import Mailbox
-
-_GRACE_SECONDS = 30
 
 
 class GrpcFront:
@@ -24,13 +24,14 @@ class GrpcFront:
         ServingError: A port or a socket path cannot be had.
     """
 
-    def __init__(self, core: ServerCore, options: Options):
+    def __init__(self, core: ServerCore, options: Options, tokens: Tokens | None):
+        self._grace_seconds = options.shutdown_grace_seconds
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
         self._thread.start()
         self._server: grpc.aio.Server | None = None
         try:
-            addresses = self._await(self._open(core, options))
+            addresses = self._await(self._open(core, options, tokens))
         except BaseException:
             self.stop()
             raise
@@ -47,29 +48,34 @@ class GrpcFront:
         self._thread.join()
         self._loop.close()
 
-    async def _open(self, core: ServerCore, options: Options) -> list[str]:
-        self._server = grpc.aio.server(options=_channel_options(options.grpc_channel_arguments))
+    async def _open(self, core: ServerCore, options: Options, tokens: Tokens | None) -> list[str]:
+        self._server = grpc.aio.server(
+            options=_channel_options(options), interceptors=[Guard(tokens)] if tokens else []
+        )
         mailbox = Mailbox()
-        as_content = options.enable_serialization_as_tensor_content
         for service in (grpc_services, grpc_streaming):
-            service.add_to(self._server, core, mailbox, as_content)
+            service.add_to(self._server, core, mailbox, options)
         if options.enable_grpc_healthcheck_service:
             health.add_to(self._server)
         if options.enable_profiler:
-            profiler.add_to(self._server, mailbox)
-        return _listen(self._server, options, _credentials(options.ssl_config_file))
+            profiler.add_to(self._server, mailbox, core.journal)
+        return _listen(self._server, options, _credentials(options))
 
     async def _close(self) -> None:
         if self._server:
-            await self._server.stop(_GRACE_SECONDS)
-        await self._loop.shutdown_default_executor()
+            await self._server.stop(self._grace_seconds)
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # A load that hangs, say.
+            await asyncio.wait_for(self._loop.shutdown_default_executor(), self._grace_seconds)
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-def _credentials(file: str) -> grpc.ServerCredentials | None:
-    """Returns what the file says of TLS; None where there is no file."""
+def _credentials(options: Options) -> grpc.ServerCredentials | None:
+    """Returns what the flags say of ALTS or TLS; None where they ask for neither."""
+    if options.use_alts_credentials:
+        return grpc.alts_server_credentials()
+    file = options.ssl_config_file
     if not file:
         return None
     config = protos.read(file, protos.SSLConfig)
@@ -86,7 +92,7 @@ def _listen(
     addresses = []
     if options.port:
         address = f"0.0.0.0:{options.port}"
-        _bind(server, address, credentials, lambda: _why_not(options.port), "--port")
+        _bind(server, address, credentials, lambda: _why_not(options), "--port")
         addresses.append(address)
     if options.grpc_socket_path:
         address = f"unix:{options.grpc_socket_path}"
@@ -118,23 +124,25 @@ def _bind(
     )
 
 
-def _why_not(port: int) -> str:
+def _why_not(options: Options) -> str:
     with socket.socket() as probe:
         try:
-            probe.bind(("0.0.0.0", port))
+            probe.bind(("0.0.0.0", options.port))
         except (OSError, OverflowError) as error:
             return getattr(error, "strerror", None) or str(error)
+    if options.use_alts_credentials:
+        return "--use_alts_credentials works on Google Cloud only"
     return "the port is in use"
 
 
-def _channel_options(arguments: str) -> list[tuple[str, int | str]]:
+def _channel_options(options: Options) -> list[tuple[str, int | str]]:
     unlimited = -1
     chosen: dict[str, int | str] = {
-        "grpc.max_receive_message_length": unlimited,
+        "grpc.max_receive_message_length": options.max_request_bytes or unlimited,
         "grpc.max_send_message_length": unlimited,
         "grpc.so_reuseport": 0,  # Two servers would share a port, each answering half.
     }
-    for argument in arguments.split(","):
+    for argument in options.grpc_channel_arguments.split(","):
         key, equals, value = argument.partition("=")
         if equals:
             chosen[key] = _int_or_text(value)  # In place of ours, if it is the same key.

@@ -13,50 +13,53 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.model_server import grpc_calls, tensors
+from serving.model_server import grpc_calls, journal, tensors
 from serving.model_server.calls import Call
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import invalid
+from serving.model_server.flags import Options
 from serving.model_server.tasks import Mailbox
 
 
-def add_to(server: grpc.aio.Server, core: ServerCore, mailbox: Mailbox, as_content: bool) -> None:
+def add_to(server: grpc.aio.Server, core: ServerCore, mailbox: Mailbox, options: Options) -> None:
     """Adds both services.
 
     Args:
         server: The server.
         core: Answers.
         mailbox: That of the server's event loop.
-        as_content: Write numbers into `tensor_content`.
+        options: The flags.
     """
     prediction = {
-        "Predict": (functools.partial(_predict, core, as_content), PredictRequest),
+        "Predict": (functools.partial(_predict, core, options), PredictRequest),
         "Classify": (core.classify, ClassificationRequest),
         "Regress": (core.regress, RegressionRequest),
         "MultiInference": (core.multi_inference, MultiInferenceRequest),
     }
     methods = {
-        name: grpc_calls.unary(_counted(core, name, answer), request, mailbox)
+        name: (_counted(core, name, answer), request)
         for name, (answer, request) in prediction.items()
     }
-    methods["GetModelMetadata"] = grpc_calls.unary(
-        _at_once(core.metadata), GetModelMetadataRequest, mailbox
-    )
-    grpc_calls.add_service(server, "tensorflow.serving.PredictionService", methods)
+    methods["GetModelMetadata"] = (_at_once(core.metadata), GetModelMetadataRequest)
     management = {
         "GetModelStatus": (_at_once(core.status), GetModelStatusRequest),
         "HandleReloadConfigRequest": (_in_thread(core.reload_config), ReloadConfigRequest),
     }
-    methods = {name: grpc_calls.unary(*how, mailbox) for name, how in management.items()}
-    grpc_calls.add_service(server, "tensorflow.serving.ModelService", methods)
+    for service, its in (("PredictionService", methods), ("ModelService", management)):
+        handlers = {
+            name: grpc_calls.unary(name, *how, mailbox, core.journal) for name, how in its.items()
+        }
+        grpc_calls.add_service(server, f"tensorflow.serving.{service}", handlers)
 
 
-async def _predict(core: ServerCore, as_content: bool, request: PredictRequest, call: Call):
+async def _predict(core: ServerCore, options: Options, request: PredictRequest, call: Call):
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
-    inputs = tensors.DecodedInputs(request.inputs)
+    inputs = tensors.DecodedInputs(request.inputs, options.max_tensor_bytes)
     prediction = await core.predict(request.model_spec, inputs, request.output_filter, call)
-    return tensors.response(prediction.model_spec, prediction.outputs, as_content)
+    with journal.part("write"):
+        as_content = options.enable_serialization_as_tensor_content
+        return tensors.response(prediction.model_spec, prediction.outputs, as_content)
 
 
 def _counted(core: ServerCore, name: str, answer: grpc_calls.Answer) -> grpc_calls.Answer:

@@ -15,34 +15,39 @@ from serving.model_server import grpc_calls, sequences, tensors
 from serving.model_server.calls import Call
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import invalid
+from serving.model_server.flags import Options
 from serving.model_server.sequences import Control
 from serving.model_server.tasks import Mailbox
 
 _NAME = "PredictStream"
 
 
-def add_to(server: grpc.aio.Server, core: ServerCore, mailbox: Mailbox, as_content: bool) -> None:
+def add_to(server: grpc.aio.Server, core: ServerCore, mailbox: Mailbox, options: Options) -> None:
     """Adds the service to `server`; see `grpc_services.add_to`."""
 
     async def respond(requests, context):
-        stream = _Stream(core, as_content)
-        try:
-            call = grpc_calls.call(context, mailbox)
-            async for request in requests:
-                await context.write(await stream.answer(request, call))
-            if stream.number:
-                return await context.write(await stream.last(call))
-            return
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:
-            failure = error
-        finally:
-            stream.close()
+        stream = _Stream(core, options)
+        with grpc_calls.noting(core.journal, _NAME, context) as entry:
+            try:
+                call = grpc_calls.call(context, mailbox)
+                async for message in requests:
+                    request = grpc_calls.parsed(message, PredictRequest)
+                    await context.write(await stream.answer(request, call))
+                if stream.number:
+                    return await context.write(await stream.last(call))
+                return
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                failure = grpc_calls.explained(error)
+                if entry:
+                    entry.fail(failure)
+            finally:
+                stream.close()
         await grpc_calls.fail(context, failure)
 
     handler = grpc.stream_stream_rpc_method_handler(
-        respond, PredictRequest.FromString, grpc_calls.serialized
+        respond, response_serializer=grpc_calls.serialized
     )
     grpc_calls.add_service(server, "transduce.serving.StreamingService", {_NAME: handler})
 
@@ -50,9 +55,9 @@ def add_to(server: grpc.aio.Server, core: ServerCore, mailbox: Mailbox, as_conte
 class _Stream:
     """One call: which model it asks, and its sequence."""
 
-    def __init__(self, core: ServerCore, as_content: bool):
+    def __init__(self, core: ServerCore, options: Options):
         self._core = core
-        self._as_content = as_content
+        self._options = options
         self._spec: ModelSpec | None = None
         self._wanted: list[str] = []
         self._in_steps = False
@@ -64,7 +69,7 @@ class _Stream:
             self._choose(request.model_spec)
         if self._spec is None:
             raise invalid("Missing ModelSpec")
-        inputs = tensors.DecodedInputs(request.inputs)
+        inputs = tensors.DecodedInputs(request.inputs, self._options.max_tensor_bytes)
         self._wanted = list(request.output_filter)
         if not self._in_steps:
             return await self._predict(inputs, call)
@@ -97,4 +102,5 @@ class _Stream:
             prediction = await self._core.predict(self._spec, inputs, self._wanted, call)
         if self._in_steps:
             self.number = int(prediction.outputs[sequences.ID][0])
-        return tensors.response(prediction.model_spec, prediction.outputs, self._as_content)
+        as_content = self._options.enable_serialization_as_tensor_content
+        return tensors.response(prediction.model_spec, prediction.outputs, as_content)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from serving.model_server.errors import Code, ServingError
 
@@ -46,6 +47,11 @@ class Counter:
         with self._lock:
             if values in self._cells or len(self._cells) < _MOST_CELLS:
                 self._cells[values] = self._cells.get(values, 0) + by
+
+    def forget(self, *values: str) -> None:
+        """Drops the cells whose labels begin with these values."""
+        with self._lock:
+            self._cells = _without(self._cells, values)
 
     def total(self) -> int:
         """Returns the sum over all cells."""
@@ -96,6 +102,11 @@ class Histogram:
             counts[bucket] += 1
             total[0] += amount
 
+    def forget(self, *values: str) -> None:
+        """Drops the cells whose labels begin with these values."""
+        with self._lock:
+            self._cells = _without(self._cells, values)
+
     def total(self) -> int:
         """Returns how many amounts there were, over all cells."""
         with self._lock:
@@ -137,6 +148,13 @@ class Metrics:
             "/tensorflow/cc/saved_model/load_attempt_count", "model_path", "status"
         )
         self.load_latency = Counter("/tensorflow/cc/saved_model/load_latency", "model_path")
+        self.mlmd_map = Gauge(f"{serving}mlmd_map", "model_name", "version", "uuid")
+        self.request_logs = Counter(f"{serving}request_log_count", "model_name", "status_code")
+        signature = ("model_name", "version", "signature_name", "API")
+        self.signature_requests = Counter(
+            "/transduce/serving/signature_request_count", *signature, "status"
+        )
+        self.signature_latency = Histogram("/transduce/serving/signature_latency", *signature)
         self.runs = Counter("/tensorflow/core/direct_session_runs")
         session, batching = f"{serving}batching_session/", f"{serving}batching/"
         self.queuing_latency = Histogram(f"{session}queuing_latency", "thread_pool_name")
@@ -177,11 +195,24 @@ class Metrics:
         self.requests.add(model, Code.OK.name)
 
     @contextmanager
-    def runtime(self, model: str, api: str) -> Iterator[None]:
-        """Measures one run of a graph that ends well."""
+    def runtime(self, model: str, version: int, signature: str, api: str) -> Iterator[None]:
+        """Counts one run of a graph by how it ends, and how long it takes where it ends well."""
         start = time.perf_counter()
-        yield
-        self.runtime_latency.add(model, api, "TF1", amount=_microseconds(start))
+        labels = (model, str(version), signature, api)
+        try:
+            yield
+        except ServingError as error:
+            self.signature_requests.add(*labels, error.code.name)
+            raise
+        took = _microseconds(start)
+        self.runtime_latency.add(model, api, "TF1", amount=took)
+        self.signature_latency.add(*labels, amount=took)
+        self.signature_requests.add(*labels, Code.OK.name)
+
+    def forget(self, model: str, version: int) -> None:
+        """Drops what is counted of a version, which has gone."""
+        for metric in (self.signature_requests, self.signature_latency, self.mlmd_map):
+            metric.forget(model, str(version))
 
     @contextmanager
     def load(self, path: str) -> Iterator[None]:
@@ -233,6 +264,10 @@ class Metrics:
 
     def _all(self) -> list[Counter | Histogram]:
         return sorted(vars(self).values(), key=lambda metric: metric.name)
+
+
+def _without(cells: dict[tuple[str, ...], Any], values: tuple[str, ...]) -> dict:
+    return {key: cell for key, cell in cells.items() if key[: len(values)] != values}
 
 
 def _microseconds(start: float) -> float:

@@ -10,6 +10,7 @@ from tensorflow.python.profiler.internal import _pywrap_profiler
 from serving.model_server import grpc_calls, protos
 from serving.model_server.calls import Call
 from serving.model_server.errors import Code, ServingError
+from serving.model_server.journal import Journal
 from serving.model_server.tasks import Mailbox
 
 _LEVELS = {"host_tracer_level": 2, "device_tracer_level": 1}  # As with the profiler's own defaults.
@@ -41,7 +42,7 @@ class _Profiler:
         raise ServingError(Code.UNIMPLEMENTED, "unimplemented.")
 
 
-def add_to(server: grpc.aio.Server, mailbox: Mailbox) -> None:
+def add_to(server: grpc.aio.Server, mailbox: Mailbox, journal: Journal) -> None:
     """Adds the service to `server`."""
     profiler = _Profiler()
     calls = {
@@ -49,7 +50,7 @@ def add_to(server: grpc.aio.Server, mailbox: Mailbox) -> None:
         "Terminate": (profiler.terminate, protos.TerminateRequest),
         "Monitor": (profiler.monitor, protos.TerminateRequest),
     }
-    methods = {name: grpc_calls.unary(*how, mailbox) for name, how in calls.items()}
+    methods = {name: grpc_calls.unary(name, *how, mailbox, journal) for name, how in calls.items()}
     grpc_calls.add_service(server, "tensorflow.ProfilerService", methods)
 
 

@@ -6,26 +6,34 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.model_server import config
+from serving.model_server import config, mlmd
+from serving.model_server.access_log import AccessLog
+from serving.model_server.admin import Admin
+from serving.model_server.auth import Tokens
 from serving.model_server.batching import Batching
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import ServingError
 from serving.model_server.flags import Options
 from serving.model_server.grpc_front import GrpcFront
+from serving.model_server.journal import Journal
 from serving.model_server.labels import Labels
 from serving.model_server.loader import Loader
 from serving.model_server.manager import Manager, Retry
 from serving.model_server.metrics import Metrics
 from serving.model_server.reload import ConfigFile, Configuration, not_available
+from serving.model_server.request_log import RequestLogs
 from serving.model_server.rest_front import RestFront
 from serving.model_server.sequences import Sequences
 from serving.model_server.source import Source, models_in
+from serving.model_server.tracing import Tracing
 
 _LOG = logging.getLogger(__name__)
+_THREADS = 4 * (os.cpu_count() or 1)
 
 
 class Server:
@@ -44,10 +52,16 @@ class Server:
         self._options = options
         self._metrics = Metrics()
         self._batching = Batching(options, self._metrics)
+        self._request_logs = RequestLogs(self._metrics)
+        self._tokens = Tokens(options.auth_token_file) if options.auth_token_file else None
+        self._listeners = _listeners(options)
         self._manager = Manager(
             Loader(options, self._metrics, self._batching).load,
-            threads=options.num_load_threads or 4 * (os.cpu_count() or 1),
+            threads=options.num_load_threads or _THREADS,
             retry=Retry(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
+            unload_threads=options.num_unload_threads or _THREADS,
+            on_loaded=self._note_loaded,
+            on_unloaded=self._metrics.forget,
         )
         self._sequences = Sequences(
             options.max_sequence_number, options.sequence_idle_seconds, self._metrics
@@ -55,6 +69,7 @@ class Server:
         self._labels = Labels(
             self._manager.is_available, options.allow_version_labels_for_unavailable_models
         )
+        self._admin: Admin | None = None
         self._parts: list[Source | ConfigFile | GrpcFront | RestFront] = []
 
     def __enter__(self) -> "Server":
@@ -77,13 +92,20 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Closes the sockets, lets requests end, and unloads the models."""
+        """Says not to be ready, closes the sockets, lets requests end, and unloads the models."""
+        if self._admin and not self._admin.is_stopping:
+            self._admin.stopping()
+            time.sleep(self._options.shutdown_delay_seconds)
         for part in reversed(self._parts):
             part.stop()
         self._parts.clear()
         self._sequences.close()
-        self._manager.close()
+        self._manager.close(self._options.shutdown_grace_seconds)
         self._batching.close()
+        self._request_logs.stop()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     def _start(self) -> None:
         self._load_models()
@@ -93,20 +115,23 @@ class Server:
             self._configuration.reload,
             self._metrics,
             self._sequences,
+            Journal(self._listeners),
+            self._request_logs,
             self._options.enable_signature_method_name_check,
         )
+        self._admin = Admin(self._manager, self._labels, self._configuration)
         for front in self._fronts(core):
             front.start()
             print(front.ready, flush=True)
 
     def _fronts(self, core: ServerCore) -> list[GrpcFront | RestFront]:
         """Opens every socket before the first of them answers."""
-        fronts: list[GrpcFront | RestFront] = [GrpcFront(core, self._options)]
+        fronts: list[GrpcFront | RestFront] = [GrpcFront(core, self._options, self._tokens)]
         self._parts += fronts
         if self._options.rest_api_port and self._options.rest_api_port == self._options.port:
             _LOG.error("--rest_api_port cannot be same as --port. REST is not served.")
         elif self._options.rest_api_port:
-            fronts.append(RestFront(core, self._options))
+            fronts.append(RestFront(core, self._admin, self._options, self._tokens))
             self._parts.append(fronts[-1])
         return fronts
 
@@ -119,7 +144,9 @@ class Server:
         if fixed:
             source.watch(functools.partial(models_in, options.model_root))
             self._manager.wait_until_settled()
-        self._configuration = Configuration(source, self._manager, self._labels, fixed)
+        self._configuration = Configuration(
+            source, self._manager, self._labels, self._request_logs, fixed
+        )
         self._configuration.begin(first)
         self._check_something_loaded(first)
         again = options.model_config_file_poll_wait_seconds
@@ -127,11 +154,24 @@ class Server:
             self._parts.append(part)
             part.start()
 
+    def _note_loaded(self, name: str, version: int, path: str) -> None:
+        if uuid := mlmd.uuid_in(path):
+            self._metrics.mlmd_map.set(name, str(version), uuid, to=1)
+
     def _check_something_loaded(self, first: ModelServerConfig) -> None:
         configured = [model.name for model in first.model_config_list.config]
         failures = [self._configuration.failures(n) for n in configured or self._manager.names()]
         if failures and all(failures):
             raise not_available("servable(s)", [each for some in failures for each in some])
+
+
+def _listeners(options: Options) -> list[AccessLog | Tracing]:
+    listeners: list[AccessLog | Tracing] = []
+    if options.access_log:
+        listeners.append(AccessLog(options.access_log))
+    if options.enable_tracing:
+        listeners.append(Tracing())
+    return listeners
 
 
 def run(options: Options) -> int:
