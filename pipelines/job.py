@@ -23,23 +23,50 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Data:
-    """Where records come from, and how they become batches."""
+class Origin:
+    """One place where records come from: a data set, or files of your own."""
 
     name: str = ""
-    """A data set of pipelines/datasets; ignored when `train` names files of your own."""
+    """A data set of TFDS or of pipelines/datasets; ignored when `train` names files of your own."""
     config: str = ""
     """The data set's own variant, such as cmudict's `plain` or `stress`."""
     dir: AbsolutePath | None = None
     """Where TFDS keeps prepared data; None: TFDS_DATA_DIR, or TFDS's default."""
+    features: dict[str, str] = field(default_factory=dict)
+    """What fields of the task are called in the data: `text translation/en`, say."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """What splits are called in the data set, or a part: `validation 'train[90%:]'`, say."""
     train: AbsolutePath | None = None
-    """A two-column TSV of your own, in the order of the task's fields."""
+    """A file or folder of your own; TFRecord files may be several, as in 'train-*.tfrecord'."""
     validation: AbsolutePath | None = None
     """Likewise; None: split off `train`."""
     test: AbsolutePath | None = None
     """Likewise; None: split off `train`."""
+    format: Literal["", "tsv", "csv", "jsonl", "npz", "folder", "tfrecord"] = ""
+    """What your own files are; empty: what their names end with, or a TSV."""
     skip_bad_lines: bool = False
-    """Skip and count a TSV's bad lines, rather than stop at them."""
+    """Skip and count bad lines or files of your own, rather than stop at them."""
+    weight: PositiveFloat = 1.0
+    """How often training draws from here, where several are mixed."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self):
+        if not self.name and self.train is None:
+            raise ValueError("either `name` or `train` must be given")
+        if self.train is None and (self.validation or self.test):
+            raise ValueError("`validation` and `test` go with a `train` file of your own")
+        unknown = sorted(set(self.splits) - {"train", "validation", "test"})
+        if unknown:
+            raise ValueError(f"`splits` must be of train, validation, test. Received: {unknown}")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class Data(Origin):
+    """Where records come from, and how they become batches."""
+
+    mix: tuple[Origin, ...] = ()
+    """Further data, mixed with the above by weight."""
     batch_tokens: PositiveInt | Literal["auto"] = 2560
     """Padded input symbols in a batch; auto: as many as are fastest on this machine."""
     buckets: PositiveInt = 6
@@ -49,13 +76,10 @@ class Data:
     cache: Literal["disk", "memory"] = "disk"
     """Where the features of the training examples are read from, once they are made."""
 
-    @model_validator(mode="after")
-    def _has_a_source(self):
-        if not self.name and self.train is None:
-            raise ValueError("either `name` or `train` must be given")
-        if self.train is None and (self.validation or self.test):
-            raise ValueError("`validation` and `test` go with a `train` file of your own")
-        return self
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """All places that records come from."""
+        return self, *self.mix
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,9 +13,10 @@ import keras
 
 from keras_models.tasks.explanation import Explanation
 from keras_models.tasks.task import Task
-from pipelines import datasets, strategies, verification
+from pipelines import sources, strategies, verification
 from pipelines.batch_size import fastest_batch_tokens
 from pipelines.checkpoints import weights_of
+from pipelines.datasets.splits import DataError
 from pipelines.display import Display
 from pipelines.errors import UsageError
 from pipelines.evaluation import Evaluation, Evaluator
@@ -84,9 +85,12 @@ class Run:
         """Learns from the data what the other stages need: vocabularies, widths of buckets."""
         train = self._source.splits["train"]
         self.job.task.prepare(train, self._assets)
-        store, infeasible = write_examples([train], self._task, self._features)
-        if not sum(store.examples):
-            raise datasets.DataError("The training split must hold examples. Received: none.")
+        store, infeasible = write_examples(self._source.train, self._task, self._features)
+        if not all(store.examples):
+            raise DataError(
+                "Each training split must hold examples that can be learnt from. "
+                f"Received: {store.examples} of them, and {infeasible} others."
+            )
         self._check_inputs()
         widths = bucket_widths(store.lengths(), self.job.data.buckets)
         batch_tokens = self._chosen_batch_tokens(store.sequences, widths)
@@ -116,7 +120,7 @@ class Run:
         for split in ("validation", "test"):
             count = refused(self._source.splits[split], self._task)
             if count:
-                raise datasets.DataError(
+                raise DataError(
                     f"Every input of the {split} split must be one that the model answers. "
                     f"Received: {count} longer than --task.max_length, "
                     f"which is {self.job.task.max_length}."
@@ -128,9 +132,10 @@ class Run:
         prepared = self.folder.done("prepare")
         store = FeatureStore(self._features, in_memory=data.cache == "memory")
         sizes = batch_sizes(prepared["widths"], prepared["batch_tokens"], data.batch_size)
-        batches = training_batches(store, prepared["widths"], sizes, config.seed)
+        weights = [origin.weight for origin in data.origins] if data.mix else None
+        batches = training_batches(store, prepared["widths"], sizes, config.seed, weights)
         self._require_metric()
-        self._require_rows(sizes)
+        self._require_rows(sizes, prepared["widths"])
         trainer = Trainer(
             self._task, config, batches, self._strategy, self.folder.path, self._profile
         )
@@ -153,14 +158,16 @@ class Run:
         if metric and metric not in known:
             raise UsageError(f"`train.metric` must be one of {known}. Received: {metric!r}")
 
-    def _require_rows(self, sizes: list[int]) -> None:
+    def _require_rows(self, sizes: list[int], widths: list[list[int]]) -> None:
         """Checks that every replica has a row of every batch."""
         replicas, least = self._strategy.num_replicas_in_sync, min(sizes)
         if least < replicas:
+            by_size = self.job.data.batch_size is not None
+            better = f"size {replicas}" if by_size else f"tokens {replicas * widths[-1][0]}"
             raise UsageError(
                 "A batch must have an example at least for each replica. Received: "
                 f"{replicas} replicas, and {least} examples in a batch of the longest; "
-                "--data.batch_tokens or --data.batch_size gives it more."
+                f"--data.batch_{better} would do."
             )
 
     def _described(self) -> str:
@@ -240,10 +247,10 @@ class Run:
         return self.folder.path / "features"
 
     @cached_property
-    def _source(self) -> datasets.Source:
+    def _source(self) -> sources.Source:
         folder, fields = self.folder.path / "data", self.job.task.fields
         fresh = self.folder.done("prepare") is None
-        return datasets.open_source(self.job.data, fields, folder, fresh)
+        return sources.open_source(self.job.data, fields, folder, fresh)
 
     @cached_property
     def _strategy(self):

@@ -9,6 +9,7 @@ from pydantic import PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from keras_models.configs import STRICT
+from keras_models.configs.records import Field
 
 if TYPE_CHECKING:
     from keras_models.tasks.transcriber import Transcriber
@@ -64,9 +65,9 @@ class Transcription:
         return self.input, self.output
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of what a record holds."""
-        return tuple(text.field for text in self.texts)
+    def fields(self) -> tuple[Field, ...]:
+        """What a record holds."""
+        return tuple(Field(text.field) for text in self.texts)
 
     def prepare(self, records, folder: Path) -> None:
         """Writes what the task needs to know of the training data: a vocabulary a field.

@@ -223,8 +223,8 @@ def test_the_end_of_a_run_says_how_good_it_is_and_how_to_use_it(done, evaluation
 
 def test_a_word_of_the_test_split_is_in_no_other(done, evaluation):
     def texts(split):
-        lines = (done.folder.path / "data" / f"{split}.tsv").read_text().splitlines()
-        return {line.split("\t")[0] for line in lines}
+        batches = Run(done.folder, Display())._source.splits[split].as_numpy_iterator()
+        return {text.decode() for batch in batches for text in batch["text"]}
 
     assert set(evaluation["inputs"]) == texts("test")
     assert texts("test").isdisjoint(texts("train") | texts("validation"))

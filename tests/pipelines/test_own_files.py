@@ -1,14 +1,15 @@
+import dataclasses
 import json
 import tracemalloc
 import unicodedata
 
 import pytest
-import tensorflow as tf
 
-from pipelines.datasets import tsv
+from keras_models.configs.records import Field
 from pipelines.datasets.splits import SPLITS, DataError, split_of
+from pipelines.sources import own, tables
 
-COLUMNS = ("text", "pronunciation")
+FIELDS = (Field("text"), Field("pronunciation"))
 GOOD = b"the\tDH AH\n"
 
 
@@ -20,21 +21,21 @@ def write(folder, **contents):
     return paths
 
 
+def prepare_files(paths, folder, skip_bad_lines=False):
+    return own.prepare(paths, "tsv", FIELDS, {}, folder / "prepared", skip_bad_lines)
+
+
 def prepare(folder, *, skip_bad_lines=False, **contents):
     """Prepares one file a split; a split without contents gets a good one."""
     contents = dict.fromkeys(SPLITS, GOOD) | contents
-    paths = write(folder, **contents)
-    return tsv.prepare(paths, COLUMNS, folder / "prepared", skip_bad_lines=skip_bad_lines)
+    return prepare_files(write(folder, **contents), folder, skip_bad_lines)
 
 
-def lines(path):
-    return path.read_bytes().decode().splitlines()
-
-
-def records(path):
+def records(folder, split="train"):
+    """Returns the pairs of a prepared split."""
     return [
-        tuple(record[column].decode() for column in COLUMNS)
-        for record in tsv.read(path, COLUMNS).as_numpy_iterator()
+        tuple(record[field.name].decode() for field in FIELDS)
+        for record in own.read(folder / "prepared", split, FIELDS).unbatch().as_numpy_iterator()
     ]
 
 
@@ -46,29 +47,27 @@ def test_a_file_of_each_split_comes_back_as_it_was(tmp_path):
     prepared = prepare(tmp_path, train="a\tA\nb\tB B\n", validation="c\tC\n", test="d\tD\n")
     assert prepared.examples == {"train": 2, "validation": 1, "test": 1}
     assert prepared.skipped == {"train": 0, "validation": 0, "test": 0}
-    assert records(prepared.paths["train"]) == [("a", "A"), ("b", "B B")]
-    assert records(prepared.paths["validation"]) == [("c", "C")]
-    assert records(prepared.paths["test"]) == [("d", "D")]
+    assert records(tmp_path) == [("a", "A"), ("b", "B B")]
+    assert records(tmp_path, "validation") == [("c", "C")]
+    assert records(tmp_path, "test") == [("d", "D")]
 
 
 def test_the_counts_are_written_down(tmp_path):
     prepared = prepare(tmp_path, train=b"a\tA\nbad\n", skip_bad_lines=True)
     record = json.loads((tmp_path / "prepared" / "prepared.json").read_text())
-    assert record == {"examples": prepared.examples, "skipped": prepared.skipped}
-
-
-def test_read_gives_scalar_strings_under_the_names_of_the_columns(tmp_path):
-    prepared = prepare(tmp_path)
-    spec = tsv.read(prepared.paths["train"], ("source", "target")).element_spec
-    assert spec == dict.fromkeys(("source", "target"), tf.TensorSpec([], tf.string))
+    assert (
+        record
+        == dataclasses.asdict(prepared)
+        == dataclasses.asdict(own.prepared(tmp_path / "prepared"))
+    )
 
 
 def test_without_validation_and_test_the_train_file_is_split_by_its_first_column(tmp_path):
     paths = write(tmp_path, train=words(400) + words(400).replace("\tW", "\tV"))
-    prepared = tsv.prepare(paths, COLUMNS, tmp_path / "prepared")
+    prepared = prepare_files(paths, tmp_path)
     assert sum(prepared.examples.values()) == 800
-    for split, path in prepared.paths.items():
-        texts = [line.partition("\t")[0] for line in lines(path)]
+    for split in SPLITS:
+        texts = [text for text, _ in records(tmp_path, split)]
         assert {split_of(text) for text in texts} == {split}
         assert len(texts) == prepared.examples[split]
 
@@ -76,40 +75,40 @@ def test_without_validation_and_test_the_train_file_is_split_by_its_first_column
 @pytest.mark.parametrize(("given", "missing"), [("test", "validation"), ("validation", "test")])
 def test_only_the_missing_split_is_taken_from_the_train_file(tmp_path, given, missing):
     paths = write(tmp_path, train=words(200), **{given: GOOD})
-    prepared = tsv.prepare(paths, COLUMNS, tmp_path / "prepared")
+    prepared = prepare_files(paths, tmp_path)
     texts = [f"word{i}" for i in range(200)]
     taken = [text for text in texts if split_of(text) == missing]
-    assert [text for text, _ in records(prepared.paths[missing])] == taken
+    assert [text for text, _ in records(tmp_path, missing)] == taken
     assert prepared.examples == {given: 1, missing: len(taken), "train": 200 - len(taken)}
 
 
 def test_a_train_file_too_short_to_be_split_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"too short to be split: none .* went to validation"):
-        tsv.prepare(write(tmp_path, train=words(3)), COLUMNS, tmp_path / "prepared")
+        prepare_files(write(tmp_path, train=words(3)), tmp_path)
 
 
 def test_text_is_brought_into_nfc(tmp_path):
     decomposed = unicodedata.normalize("NFD", "café\tK AE F EY\n")
-    prepared = prepare(tmp_path, train=decomposed)
-    assert lines(prepared.paths["train"]) == ["café\tK AE F EY"]
+    prepare(tmp_path, train=decomposed)
+    assert records(tmp_path) == [("café", "K AE F EY")]
 
 
 def test_both_forms_of_a_text_are_in_the_same_split(tmp_path):
     train = words(200) + "".join(f"é{i}\tcomposed\ne\u0301{i}\tdecomposed\n" for i in range(200))
-    prepared = tsv.prepare(write(tmp_path, train=train), COLUMNS, tmp_path / "prepared")
-    for path in prepared.paths.values():
-        forms = [line.split("\t")[1] for line in lines(path) if line.startswith("é")]
+    prepare_files(write(tmp_path, train=train), tmp_path)
+    for split in SPLITS:
+        forms = [form for text, form in records(tmp_path, split) if text.startswith("é")]
         assert forms.count("composed") == forms.count("decomposed") > 0
 
 
 def test_a_byte_order_mark_is_taken_off(tmp_path):
-    prepared = prepare(tmp_path, train=b"\xef\xbb\xbfa\tA\n")
-    assert records(prepared.paths["train"]) == [("a", "A")]
+    prepare(tmp_path, train=b"\xef\xbb\xbfa\tA\n")
+    assert records(tmp_path) == [("a", "A")]
 
 
 def test_crlf_reads_as_lf(tmp_path):
-    prepared = prepare(tmp_path, train=b"a\tA\r\nb\tB\r\n")
-    assert prepared.paths["train"].read_bytes() == b"a\tA\nb\tB\n"
+    prepare(tmp_path, train=b"a\tA\r\nb\tB\r\n")
+    assert records(tmp_path) == [("a", "A"), ("b", "B")]
 
 
 def test_a_last_line_without_an_end_is_read(tmp_path):
@@ -123,39 +122,26 @@ def test_blank_lines_are_passed_over_and_not_counted(tmp_path):
 
 
 def test_white_space_around_a_field_is_taken_off_and_inside_it_is_kept(tmp_path):
-    prepared = prepare(tmp_path, train=" a  b \t A  B \n")
-    assert lines(prepared.paths["train"]) == ["a  b\tA  B"]
+    prepare(tmp_path, train=" a  b \t A  B \n")
+    assert records(tmp_path) == [("a  b", "A  B")]
 
 
 def test_other_line_ends_of_unicode_do_not_end_a_line(tmp_path):
-    prepared = prepare(tmp_path, train="a\u2028b\x0bc\x85d\tA\n")
-    assert records(prepared.paths["train"]) == [("a\u2028b\x0bc\x85d", "A")]
+    prepare(tmp_path, train="a\u2028b\x0bc\x85d\tA\n")
+    assert records(tmp_path) == [("a\u2028b\x0bc\x85d", "A")]
 
 
 def test_two_reads_are_equal(tmp_path):
-    prepared = prepare(tmp_path, train=words(1000))
-    first = records(prepared.paths["train"])
-    assert first == records(prepared.paths["train"])
-    assert first == [(f"word{i}", f"W {i}") for i in range(1000)]
-
-
-def test_a_saved_iterator_goes_on_where_it_stopped(tmp_path):
-    path = prepare(tmp_path, train=words(600)).paths["train"]
-    iterator = iter(tsv.read(path, COLUMNS))
-    for _ in range(300):
-        next(iterator)
-    saved = tf.train.Checkpoint(iterator=iterator).save(str(tmp_path / "checkpoint"))
-    resumed = iter(tsv.read(path, COLUMNS))
-    tf.train.Checkpoint(iterator=resumed).restore(saved).assert_consumed()
-    rest = [record["text"].numpy().decode() for record in resumed]
-    assert rest == [f"word{i}" for i in range(300, 600)]
+    prepare(tmp_path, train=words(1000))
+    expected = [(f"word{i}", f"W {i}") for i in range(1000)]
+    assert records(tmp_path) == records(tmp_path) == expected
 
 
 def test_preparing_again_changes_nothing(tmp_path):
     first = prepare(tmp_path, train=words(100))
-    contents = [path.read_bytes() for path in first.paths.values()]
+    before = {split: records(tmp_path, split) for split in SPLITS}
     assert prepare(tmp_path, train=words(100)) == first
-    assert [path.read_bytes() for path in first.paths.values()] == contents
+    assert {split: records(tmp_path, split) for split in SPLITS} == before
 
 
 BAD_LINES = {
@@ -186,7 +172,7 @@ def test_a_bad_line_is_an_error_that_names_file_line_and_remedy(tmp_path, line, 
 def test_a_bad_line_is_skipped_and_counted_on_demand(tmp_path, line):
     train = b"a\tA\n" + line + b"\nb\tB\n"
     prepared = prepare(tmp_path, train=train, skip_bad_lines=True)
-    assert records(prepared.paths["train"]) == [("a", "A"), ("b", "B")]
+    assert records(tmp_path) == [("a", "A"), ("b", "B")]
     assert prepared.skipped == {"train": 1, "validation": 0, "test": 0}
 
 
@@ -225,62 +211,43 @@ def test_an_empty_file_is_an_error(tmp_path, content, split):
 
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"The train file .*none.tsv does not exist"):
-        tsv.prepare({"train": tmp_path / "none.tsv"}, COLUMNS, tmp_path / "prepared")
-    with pytest.raises(DataError, match=r"none.tsv is not a file"):
-        tsv.read(tmp_path / "none.tsv", COLUMNS)
+        prepare_files({"train": tmp_path / "none.tsv"}, tmp_path)
 
 
 def test_a_folder_is_an_error(tmp_path):
     paths = {"train": write(tmp_path, train=GOOD)["train"], "test": tmp_path}
     with pytest.raises(DataError, match=r"The test file .* is a folder"):
-        tsv.prepare(paths, COLUMNS, tmp_path / "prepared")
-    with pytest.raises(DataError, match="is not a file"):
-        tsv.read(tmp_path, COLUMNS)
+        prepare_files(paths, tmp_path)
 
 
 def test_a_line_without_end_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"mine-train.tsv:2: longer than 1048576 bytes"):
-        prepare(tmp_path, train=GOOD + b"x" * (tsv.LONGEST_LINE + 1), skip_bad_lines=True)
+        prepare(tmp_path, train=GOOD + b"x" * (tables.LONGEST_LINE + 1), skip_bad_lines=True)
 
 
 def test_the_users_own_file_is_never_overwritten(tmp_path):
-    (tmp_path / "train.tsv").write_text(words(200))
+    path = tmp_path / "prepared" / "train.tsv"
+    path.parent.mkdir()
+    path.write_text(words(200))
     with pytest.raises(DataError, match="would be overwritten"):
-        tsv.prepare({"train": tmp_path / "train.tsv"}, COLUMNS, tmp_path)
-    assert (tmp_path / "train.tsv").read_text() == words(200)
+        prepare_files({"train": path}, tmp_path)
+    assert path.read_text() == words(200)
 
 
 def test_an_error_leaves_what_was_prepared_before(tmp_path):
-    folder = prepare(tmp_path, train=words(100)).paths["train"].parent
+    prepare(tmp_path, train=words(100))
+    folder = tmp_path / "prepared"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert sorted(before) == ["prepared.json", "test.tsv", "train.tsv", "validation.tsv"]
+    assert sorted(before) == ["prepared.json", *(f"{split}.tfrecord" for split in sorted(SPLITS))]
     with pytest.raises(DataError):
         prepare(tmp_path, train=words(50), test=b"bad\n")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_reading_a_file_that_was_not_prepared_stops_at_a_bad_line(tmp_path):
-    path = write(tmp_path, train=b"a\tA\nb\nc\tC\tC\n")["train"]
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        records(path)
-
-
 def test_preparing_takes_no_more_memory_for_a_longer_file(tmp_path):
     paths = write(tmp_path, train=words(50_000))
     tracemalloc.start()
-    tsv.prepare(paths, COLUMNS, tmp_path / "prepared")
+    prepare_files(paths, tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < paths["train"].stat().st_size / 2
-
-
-@pytest.mark.parametrize("columns", [("text",), ("text", "text"), ("", "text"), ("a", "b", "c")])
-def test_columns_must_be_two_different_names(tmp_path, columns):
-    with pytest.raises(ValueError, match="`columns` must hold two different names"):
-        tsv.prepare(write(tmp_path, train=GOOD), columns, tmp_path / "prepared")
-
-
-@pytest.mark.parametrize("splits", [(), ("test",), ("train", "dev")])
-def test_paths_must_be_those_of_splits(tmp_path, splits):
-    with pytest.raises(ValueError, match="`paths` must have 'train'"):
-        tsv.prepare(write(tmp_path, **dict.fromkeys(splits, GOOD)), COLUMNS, tmp_path / "prepared")
