@@ -19,15 +19,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipelines import jobfile
-from pipelines.display import Display
-from pipelines.errors import Interrupted, Terminated, UsageError
+from pipelines import jobfile, running
+from pipelines.errors import (
+    FAILURE,
+    INTERRUPTED,
+    LOST,
+    TERMINATED,
+    USAGE,
+    Interrupted,
+    LostWorker,
+    Terminated,
+    UsageError,
+)
 from pipelines.folder import RunFolder
-from pipelines.job import MODEL_NAME, STRATEGIES, Job
-from pipelines.summary import print_numbers, summarise
-from serving.model_server.quiet import import_tensorflow
+from pipelines.job import MODEL_NAME, STRATEGIES, Job, PositiveFloat
+from pipelines.summary import print_numbers
 
-FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 _HIGHEST_PORT = 65535
 _LINES_AT_ONCE = 64
 _LONGEST_NAME = 40  # characters of a text in the name of its picture
@@ -37,8 +44,8 @@ $ transduce jobs              the jobs there are
 $ transduce run JOB           train, evaluate, export, serve and verify a job
 $ transduce run JOB --help    what can be set about it
 
-Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted, 143 terminated by SIGTERM; after the
-last two the same command goes on where it was."""
+Exit codes: 0 success, 1 failure, 2 bad usage, 75 another worker was lost, 130 interrupted, 143
+terminated by SIGTERM; after the last three the same command goes on where it was."""
 
 Positional = tyro.conf.Positional
 
@@ -86,6 +93,8 @@ def _guarded(command: Callable[[], int | None]) -> int:
     except Interrupted as error:
         code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
         return _say(f"{error}; the same command goes on from there", code)
+    except LostWorker as error:
+        return _say(f"another process {error}; all started again go on from there", LOST)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -121,7 +130,7 @@ def _run_help(job: Positional[str]) -> None:
     """Train, evaluate, export, serve and verify a job."""
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> int:
     usage = (
         "usage: transduce run JOB [--quick] [--folder DIR] [--train.steps N …]\n"
         f"JOB comes first: one of {', '.join(jobfile.names())}, or a job file. "
@@ -129,7 +138,7 @@ def _run(arguments: list[str]) -> None:
     )
     if arguments in (["-h"], ["--help"]):
         print(usage)
-        return
+        return 0
     if not arguments or arguments[0].startswith("-"):
         raise UsageError(usage)
     file = jobfile.load(arguments[0])
@@ -142,14 +151,10 @@ def _run(arguments: list[str]) -> None:
     )
     job = Job(**{part.name: getattr(asked, part.name) for part in dataclasses.fields(Job)})
     path = asked.folder or Path("runs") / (file.name + "-quick" * asked.quick)
-    with RunFolder(path).in_use() as folder:
-        folder.start(file, job)
-        run = _open(path, asked.strategy, asked.profile)
-        try:
-            run.run()
-        except KeyboardInterrupt:
-            raise Interrupted("stopped between two checkpoints") from None
-    summarise(folder, run.model_name, job.train.seed)
+    options = running.Options(
+        path, asked.strategy, asked.workers, asked.worker_timeout, asked.profile
+    )
+    return running.run_job(file, job, options, ["run", *arguments])
 
 
 def _run_arguments(job: Job) -> type:
@@ -157,11 +162,15 @@ def _run_arguments(job: Job) -> type:
     folder = tyro.conf.arg(help="Where the run is recorded; None: runs/JOB.")
     quick = tyro.conf.arg(help="Take the job's quick setting: smaller, sooner, worse.")
     strategy = tyro.conf.arg(help="Where replicas of the model run; auto: every GPU, else the CPU.")
+    workers = tyro.conf.arg(help="With multi_worker: processes to start on this machine.")
+    timeout = tyro.conf.arg(help="Seconds to wait until all workers are there.")
     profile = tyro.conf.arg(help="Steps to write a profile of, for TensorBoard.")
     options = [
         ("folder", Annotated[Path | None, folder], dataclasses.field(default=None)),
         ("quick", Annotated[bool, quick], dataclasses.field(default=False)),
         ("strategy", Annotated[STRATEGIES, strategy], dataclasses.field(default="auto")),
+        ("workers", Annotated[NonNegativeInt, workers], dataclasses.field(default=0)),
+        ("worker_timeout", Annotated[PositiveFloat, timeout], dataclasses.field(default=600.0)),
         ("profile", Annotated[NonNegativeInt, profile], dataclasses.field(default=0)),
     ]
     parts = [
@@ -175,16 +184,6 @@ def _run_arguments(job: Job) -> type:
     return dataclasses.make_dataclass("Run", options + parts, frozen=True)
 
 
-def _open(path: Path, strategy: STRATEGIES = "auto", profile: int = 0, model: Any = None):
-    """Returns the run recorded in a folder."""
-    folder = RunFolder(path)
-    folder.job()  # bad usage is told before the seconds that TensorFlow takes
-    import_tensorflow()
-    from pipelines.run import Run
-
-    return Run(folder, Display(), strategy, profile, model)
-
-
 def _open_trained(path: Path, **fields: object):
     """Returns the run recorded in a folder, which has best weights.
 
@@ -196,7 +195,7 @@ def _open_trained(path: Path, **fields: object):
     model = _changed(job.model, {name: x for name, x in fields.items() if x is not None})
     if not (path / "best").exists():
         raise UsageError(f"{path} holds a run that has not trained to a first evaluation. Run it.")
-    return _open(path, model=model)
+    return running.open_run(path, model=model)
 
 
 def _changed(config: Any, fields: dict[str, object]) -> Any:

@@ -1,5 +1,7 @@
 """What can end a command, told apart by its exit code. Nothing heavy is imported here."""
 
+FAILURE, USAGE, LOST, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
+
 
 class UsageError(ValueError):
     """What was asked for cannot be done as it was asked. Nothing was changed."""
@@ -11,3 +13,7 @@ class Interrupted(Exception):
 
 class Terminated(Interrupted):
     """The same, by SIGTERM: a machine that is taken away, say."""
+
+
+class LostWorker(Exception):
+    """Another process of the run is not there, or no more; to be started again, all may go on."""

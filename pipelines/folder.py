@@ -33,6 +33,7 @@ class RunFolder:
         metrics.jsonl, events/  numbers by step
         evaluation.json         answers and references on the test split
         models/NAME/VERSION     the exported model
+        logs/                   what other processes than the chief print
         plots/, report.md       for people
 
     Args:
@@ -45,6 +46,8 @@ class RunFolder:
     @contextmanager
     def in_use(self):
         """Keeps other processes from running in this folder, inside this context.
+
+        Those that are started inside it with `close_fds=False` do so, too, until they end.
 
         Raises:
             UsageError: If another process does, or the folder cannot be written to.
@@ -59,6 +62,7 @@ class RunFolder:
                 raise UsageError(
                     f"Only one process may run in a folder. Another one does in {self.path}."
                 ) from None
+            os.set_inheritable(lock.fileno(), True)  # for processes that outlive this one
             yield self
 
     def start(self, file: JobFile, job: Job) -> None:
@@ -70,21 +74,31 @@ class RunFolder:
         Raises:
             UsageError: If the folder holds a run of another configuration, or cannot be written.
         """
-        asked = {"job": file.name, **jobfile.to_values(job)}
         if self._config.exists() and self._stages():
-            differing = _differences(self._read(self._config), asked)
-            if differing:
-                raise UsageError(
-                    f"{self.path} holds a run of another configuration, which differs in:\n"
-                    + "\n".join(f"  {line}" for line in differing)
-                    + "\nGive another --folder, or delete this one."
-                )
+            self.check(file, job)
             return
         with self._refusals():
             self.path.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file.path, self.path / "job.py")
             self._write(self.path / "environment.json", environment(job))
-            self._write(self._config, asked)
+            self._write(self._config, _values(file, job))
+
+    def check(self, file: JobFile, job: Job) -> None:
+        """Raises UsageError unless the folder holds a run of this configuration."""
+        self.job()
+        differing = _differences(self._read(self._config), _values(file, job))
+        if differing:
+            raise UsageError(
+                f"{self.path} holds a run of another configuration, which differs in:\n"
+                + "\n".join(f"  {line}" for line in differing)
+                + "\nGive another --folder, or delete this one."
+            )
+
+    @property
+    def progress(self) -> tuple[str, ...]:
+        """What a run that is started again goes on from: stages done, checkpoints."""
+        checkpoints = (self.path / "checkpoints").glob("*.index")
+        return (*self._stages(), *sorted(path.name for path in checkpoints))
 
     def job(self) -> tuple[str, Job]:
         """Returns the name and the configuration of the run in this folder.
@@ -138,6 +152,10 @@ class RunFolder:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
+
+
+def _values(file: JobFile, job: Job) -> dict:
+    return {"job": file.name, **jobfile.to_values(job)}
 
 
 def environment(job: Job) -> dict:

@@ -16,6 +16,7 @@ from keras_models.tasks.task import Task
 from pipelines import sources, strategies, verification
 from pipelines.batch_size import fastest_batch_tokens
 from pipelines.checkpoints import weights_of
+from pipelines.cluster import Cluster
 from pipelines.datasets.splits import DataError
 from pipelines.display import Display
 from pipelines.errors import UsageError
@@ -49,6 +50,7 @@ class Run:
         profile: Number of training steps to write a profile of.
         model: Configuration of the model in place of the recorded one: for the same weights, with
             another search, say.
+        cluster: The processes that train together, of which this is one.
     """
 
     def __init__(
@@ -58,15 +60,20 @@ class Run:
         strategy: STRATEGIES = "auto",
         profile: int = 0,
         model: Any = None,
+        cluster: Cluster | None = None,
     ):
         self.folder, self._display = folder, display
-        self._strategy_name, self._profile = strategy, profile
+        self._strategy, self._profile = strategies.choose(strategy, cluster), profile
         self.name, self.job = folder.job()
         if model is not None:
             self.job = replace(self.job, model=model)
 
     def run(self) -> None:
-        """Does all the stages that are not done yet."""
+        """Does all the stages that are not done yet.
+
+        Raises:
+            LostWorker: If another worker ended while all were training.
+        """
         stages = (self.prepare, self.train, self.evaluate, self.export, self.verify)
         for stage in stages:
             name = stage.__name__
@@ -80,6 +87,10 @@ class Run:
             self.folder.finish(name, seconds, **results)
             self._display.note(f"{name}: done in {seconds:.0f} s")
         write_report(self.folder, self.name, self.job)
+
+    def assist(self) -> None:
+        """Trains with the others, as a worker that writes nothing. Raises as `run` does."""
+        self.train()
 
     def prepare(self) -> dict:
         """Learns from the data what the other stages need: vocabularies, widths of buckets."""
@@ -128,33 +139,46 @@ class Run:
 
     def train(self) -> dict:
         """Trains, from the last checkpoint if there is one, and keeps the best weights."""
-        data, config = self.job.data, self.job.train
+        with strategies.naming_lost_workers(self._strategy):
+            return self._train()
+
+    def _train(self) -> dict:
+        strategies.wait_for_chief(self._strategy)  # which has prepared what all need
+        data, config, task = self.job.data, self.job.train, self._trained_task
         prepared = self.folder.done("prepare")
         store = FeatureStore(self._features, in_memory=data.cache == "memory")
         sizes = batch_sizes(prepared["widths"], prepared["batch_tokens"], data.batch_size)
         weights = [origin.weight for origin in data.origins] if data.mix else None
         batches = training_batches(store, prepared["widths"], sizes, config.seed, weights)
-        self._require_metric()
+        self._require_metric(task)
         self._require_rows(sizes, prepared["widths"])
-        trainer = Trainer(
-            self._task, config, batches, self._strategy, self.folder.path, self._profile
-        )
+        trainer = Trainer(task, config, batches, self._strategy, self.folder.path, self._profile)
         self._display.note(f"train: on {self._described()}")
         for what in trainer.passed_over:
             self._display.note(f"train: checkpoint {what}")
         if trainer.step:
             self._display.note(f"train: going on from step {trainer.step}")
-        validation = self._evaluator("validation")
-        trainer.train(lambda: validation().numbers, self._display)
+        trainer.train(lambda: self._validated(task), self._display)
         return {
             "steps": trainer.step,
             "best_step": trainer.best_step,
-            "parameters": self._task.model.count_params(),
+            "parameters": task.model.count_params(),
             "devices": strategies.describe(self._strategy),
         }
 
-    def _require_metric(self) -> None:
-        metric, known = self.job.train.metric, [*self._task.metrics, "loss"]
+    def _validated(self, trained: Task) -> dict[str, float]:
+        """Returns the numbers of a task on the validation split."""
+        if trained is not self._task:
+            for own, its in zip(self._task.model.variables, trained.model.variables, strict=True):
+                own.assign(its.value)
+        return self._validation().numbers
+
+    @cached_property
+    def _validation(self) -> Evaluator:
+        return self._evaluator("validation")
+
+    def _require_metric(self, task: Task) -> None:
+        metric, known = self.job.train.metric, [*task.metrics, "loss"]
         if metric and metric not in known:
             raise UsageError(f"`train.metric` must be one of {known}. Received: {metric!r}")
 
@@ -253,16 +277,22 @@ class Run:
         return sources.open_source(self.job.data, fields, folder, fresh)
 
     @cached_property
-    def _strategy(self):
-        return strategies.choose(self._strategy_name)
+    def _task(self) -> Task:
+        """In this process; where there are several, what is trained is another one."""
+        return self._built(strategies.local(self._strategy))
 
     @cached_property
-    def _task(self) -> Task:
+    def _trained_task(self) -> Task:
+        """Where the strategy has its variables; all workers make it at the same time."""
+        several = strategies.has_several_workers(self._strategy)
+        return self._built(self._strategy) if several else self._task
+
+    def _built(self, strategy) -> Task:
         precision = self.job.train.precision
         policy = precision if precision == "float32" else f"mixed_{precision}"
         keras.config.set_dtype_policy(policy)
         keras.utils.set_random_seed(self.job.train.seed)
-        with self._strategy.scope():
+        with strategy.scope():
             return self.job.task.build(self.job.model, self._assets)
 
 

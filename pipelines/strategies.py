@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import get_args
 
 import tensorflow as tf
 
-from pipelines.errors import UsageError
+from pipelines.cluster import Cluster
+from pipelines.errors import LostWorker, UsageError
 from pipelines.job import STRATEGIES
 
+# What another worker's end looks like from here.
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
-def choose(name: STRATEGIES) -> tf.distribute.Strategy:
+
+def choose(name: STRATEGIES, cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """Returns the strategy called `name`.
 
     Args:
         name: `auto` is every GPU of this machine, else its one device; `one_device` the first GPU,
-            else the CPU; `mirrored` every GPU, else every logical CPU.
+            else the CPU; `mirrored` every GPU, else every logical CPU; `multi_worker` the same of
+            every worker.
+        cluster: The processes of `multi_worker`, all of which are to be there.
 
     Raises:
         UsageError: If this machine cannot do it.
     """
+    if name == "multi_worker":
+        return _multi_worker(cluster)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one_device"
@@ -28,6 +37,19 @@ def choose(name: STRATEGIES) -> tf.distribute.Strategy:
     if name == "mirrored":
         return mirrored(gpus or tf.config.list_logical_devices("CPU"))
     raise UsageError(f"`strategy` must be one of {get_args(STRATEGIES)}. Received: {name!r}")
+
+
+def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
+    gpus = tf.config.list_physical_devices("GPU")
+    if cluster.supervised and gpus:  # these are of all workers
+        if len(gpus) < cluster.workers:
+            raise UsageError(
+                "Workers on one machine must have a GPU each, or none. Received: "
+                f"{cluster.workers} workers and {len(gpus)} GPUs; with CUDA_VISIBLE_DEVICES= they "
+                "use the CPU."
+            )
+        tf.config.set_visible_devices(gpus[cluster.index :: cluster.workers], "GPU")
+    return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def mirrored(devices: list) -> tf.distribute.Strategy:
@@ -63,6 +85,16 @@ def compiles_replicas(strategy: tf.distribute.Strategy) -> bool:
     return kinds.count("CPU") <= 1 and "TPU" not in kinds
 
 
+def local(strategy: tf.distribute.Strategy) -> tf.distribute.Strategy:
+    """Returns a strategy for what this process does without the others."""
+    return tf.distribute.get_strategy() if has_several_workers(strategy) else strategy
+
+
+def wait_for_chief(strategy: tf.distribute.Strategy) -> None:
+    """Returns once the chief has called it, too."""
+    from_chief(strategy, 0.0)
+
+
 def from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
     """Returns the chief's number on every worker."""
     if not has_several_workers(strategy):
@@ -76,6 +108,17 @@ def from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
 
     agreed = strategy.run(agree, args=(tf.constant(value, tf.float64),))
     return float(strategy.experimental_local_results(agreed)[0])
+
+
+@contextmanager
+def naming_lost_workers(strategy: tf.distribute.Strategy):
+    """Raises LostWorker in place of what TensorFlow raises when another worker ends."""
+    try:
+        yield
+    except _LOST as error:
+        if not has_several_workers(strategy):
+            raise
+        raise LostWorker(f"was lost: {error.message.strip()}") from error
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -92,5 +135,6 @@ def _name(strategy: tf.distribute.Strategy) -> str:
     kinds = {
         tf.distribute.OneDeviceStrategy: "one_device",
         tf.distribute.MirroredStrategy: "mirrored",
+        tf.distribute.MultiWorkerMirroredStrategy: "multi_worker",
     }
     return kinds[type(strategy)]

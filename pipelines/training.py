@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_models.tasks.task import Task
 from pipelines import strategies
-from pipelines.checkpoints import Checkpoints, weights_of
+from pipelines.checkpoints import Checkpoints, DamagedCheckpoint, weights_of
 from pipelines.display import Display
 from pipelines.errors import Interrupted, Terminated
 from pipelines.job import Train
@@ -66,10 +66,19 @@ class Trainer:
             totals=self._pace,
         )
         self.passed_over = self._checkpoints.restore_latest()
+        self._require_same_step()
         self._chief = strategies.is_chief(strategy)
         self._several_workers = strategies.has_several_workers(strategy)
         self._log = MetricsLog(folder, self.step) if self._chief else None
         self._profiler = Profiler(folder / "events", profile if self._chief else 0)
+
+    def _require_same_step(self) -> None:
+        chief = int(strategies.from_chief(self._strategy, self.step))
+        if self.step != chief:
+            raise DamagedCheckpoint(
+                "All workers must go on from the same checkpoint. Received: step "
+                f"{self.step} here, in {self._folder}, and step {chief} at the chief."
+            )
 
     @property
     def step(self) -> int:
@@ -115,7 +124,8 @@ class Trainer:
                 if stopped:
                     raise _ending(received)(f"stopped at step {step} of {self._config.steps}")
         self._save(self.step)
-        restore_best(self._weights, self._folder)
+        if self._chief:
+            restore_best(self._weights, self._folder)
 
     def _advance(self, stop: bool) -> bool:
         """Does the steps up to the next thing to do, and returns whether any worker is to stop."""

@@ -1,0 +1,130 @@
+"""The processes of a run that is spread over several: `TF_CONFIG`, read without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, NonNegativeInt, StringConstraints, ValidationError
+
+from pipelines.errors import UsageError
+
+Role = Literal["chief", "worker", "ps"]
+# Set for processes that a supervisor on this machine has started.
+SUPERVISED = "TRANSDUCE_SUPERVISED"
+_HOST_AND_PORT = r"^.+:[1-9][0-9]{0,4}$"
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the processes of a run are, and which of them this one is.
+
+    Attributes:
+        addresses: HOST:PORT of each process by its role.
+        role: Of this process.
+        index: Its number among those of its role.
+        supervised: Whether a supervisor on this machine started it.
+    """
+
+    addresses: Mapping[Role, list[str]]
+    role: Role
+    index: int
+    supervised: bool = False
+
+    @classmethod
+    def of_environment(cls) -> Cluster | None:
+        """Returns what TF_CONFIG says, or None where it is not set.
+
+        Raises:
+            UsageError: If it is malformed; says where.
+        """
+        if not os.environ.get("TF_CONFIG"):
+            return None
+        try:
+            config = _Config.model_validate_json(os.environ["TF_CONFIG"])
+        except ValidationError as error:
+            wrong = "; ".join(_in_words(each) for each in error.errors())
+            raise UsageError(f"TF_CONFIG must be like {_EXAMPLE}. Received: {wrong}") from None
+        addresses = {role: list(each) for role, each in config.cluster.items()}
+        role, index = config.task.type, config.task.index
+        every = [address for each in addresses.values() for address in each]
+        if index >= len(addresses.get(role, [])):
+            raise UsageError(
+                "TF_CONFIG's task must be one of its cluster. Received: "
+                f"{role} {index}, and a cluster of {_counted(addresses)}"
+            )
+        if len(set(every)) < len(every):
+            raise UsageError(f"TF_CONFIG must name each HOST:PORT once. Received: {every}")
+        if len(addresses.get("chief", [])) > 1:
+            raise UsageError(f"TF_CONFIG may name one chief. Received: {_counted(addresses)}")
+        return cls(addresses, role, index, SUPERVISED in os.environ)
+
+    @property
+    def name(self) -> str:
+        """This process, as `worker 1`."""
+        return f"{self.role} {self.index}"
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of this process."""
+        return self.addresses[self.role][self.index]
+
+    @property
+    def chief(self) -> str:
+        """The process that writes files."""
+        return "chief 0" if "chief" in self.addresses else "worker 0"
+
+    @property
+    def is_chief(self) -> bool:
+        return self.name == self.chief
+
+    @property
+    def others(self) -> dict[str, str]:
+        """HOST:PORT of every other process by its name."""
+        return {
+            f"{role} {index}": address
+            for role, addresses in self.addresses.items()
+            for index, address in enumerate(addresses)
+            if (role, index) != (self.role, self.index)
+        }
+
+    @property
+    def workers(self) -> int:
+        """How many processes train."""
+        trains = ("worker",) if "ps" in self.addresses else ("chief", "worker")
+        return sum(len(self.addresses.get(role, [])) for role in trains)
+
+
+def tf_config(addresses: Mapping[Role, list[str]], role: Role, index: int) -> str:
+    """Returns TF_CONFIG for a process."""
+    return json.dumps({"cluster": addresses, "task": {"type": role, "index": index}})
+
+
+class _Task(BaseModel):
+    type: Role
+    index: NonNegativeInt
+
+
+_Addresses = Annotated[
+    list[Annotated[str, StringConstraints(pattern=_HOST_AND_PORT)]], Field(min_length=1)
+]
+
+
+class _Config(BaseModel):
+    cluster: dict[Role, _Addresses]
+    task: _Task
+
+
+def _in_words(error) -> str:
+    place = ".".join(map(str, error["loc"]))
+    return f"at {place}: {error['msg']}, not {error['input']!r}" if place else error["msg"]
+
+
+def _counted(addresses: Mapping[Role, list[str]]) -> str:
+    return ", ".join(f"{len(each)} {role}" for role, each in addresses.items())

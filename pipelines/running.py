@@ -1,0 +1,163 @@
+"""What `transduce run` does: a run in this process, as one of several, or under a supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.cluster import Cluster
+from pipelines.display import Display
+from pipelines.errors import Interrupted, UsageError
+from pipelines.folder import RunFolder
+from pipelines.job import STRATEGIES, Job
+from pipelines.jobfile import JobFile
+from pipelines.meeting import meet
+from pipelines.summary import summarise
+from pipelines.supervisor import supervise
+from serving.model_server.quiet import import_tensorflow
+
+if TYPE_CHECKING:
+    from pipelines.run import Run
+
+# A process with the modules of this one, wherever it was started from.
+_PROGRAM = "import sys; sys.path[:] = {!r}; from pipelines.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a run beside its job.
+
+    Attributes:
+        folder: Where it is recorded.
+        strategy: Where replicas of the model run.
+        workers: How many to start on this machine; 0: TF_CONFIG names them.
+        worker_timeout: Seconds to wait until all workers are there.
+        profile: Number of training steps to write a profile of.
+    """
+
+    folder: Path
+    strategy: STRATEGIES
+    workers: int
+    worker_timeout: float
+    profile: int
+
+
+def run_job(file: JobFile, job: Job, options: Options, arguments: Sequence[str]) -> int:
+    """Runs a job, or takes part in running it, and returns an exit code.
+
+    Args:
+        file: The job's.
+        job: As it is to be run.
+        options: How.
+        arguments: The command's, for processes that are to be started.
+
+    Raises:
+        UsageError: If what is asked for does not fit together, or cannot be done here.
+        LostWorker: If another process did not come, or ended.
+        Interrupted: On SIGINT or SIGTERM.
+    """
+    cluster, folder = _cluster(options), RunFolder(options.folder)
+    if cluster is not None and cluster.supervised:
+        _end_with_the_supervisor()
+    if cluster is not None and not cluster.is_chief:
+        return _assist(file, job, options, cluster)
+    if cluster is not None and cluster.supervised:
+        _run(folder, options, cluster)
+        return 0
+    with folder.in_use():
+        folder.start(file, job)
+        if options.workers and cluster is None and not _is_trained(folder):
+            command = [sys.executable, "-c", _PROGRAM.format(sys.path), *arguments]
+            code = supervise(command, folder, {"worker": options.workers})
+            if code:
+                return code
+        else:
+            _run(folder, options, cluster)
+    summarise(folder, job.export.name or file.name, job.train.seed)
+    return 0
+
+
+def open_run(path: Path, *arguments: Any, **keywords: Any) -> Run:
+    """Returns the run recorded in a folder; what else is given goes to `Run`."""
+    folder = RunFolder(path)
+    folder.job()  # bad usage is told before the seconds that TensorFlow takes
+    import_tensorflow()
+    from pipelines.run import Run
+
+    return Run(folder, Display(), *arguments, **keywords)
+
+
+def _cluster(options: Options) -> Cluster | None:
+    """Returns the processes of the run, or None for a run of this process alone."""
+    if options.strategy != "multi_worker":
+        if options.workers:
+            raise UsageError(
+                "`workers` goes with the strategy 'multi_worker'. Received: --workers "
+                f"{options.workers} --strategy {options.strategy}"
+            )
+        return None
+    cluster = Cluster.of_environment()
+    if cluster is None and options.workers < 2:
+        raise UsageError(
+            "The strategy 'multi_worker' must have two workers at least: --workers 2 starts them "
+            "on this machine; on others, each process finds the cluster in TF_CONFIG. Received: "
+            f"--workers {options.workers}, and no TF_CONFIG"
+        )
+    if cluster is not None and options.workers not in (0, cluster.workers):
+        raise UsageError(
+            "`workers` must be those of TF_CONFIG, or left out. Received: "
+            f"{options.workers}, and {cluster.workers} in TF_CONFIG"
+        )
+    return cluster
+
+
+def _run(folder: RunFolder, options: Options, cluster: Cluster | None) -> None:
+    """Does all stages; those after training need no other process."""
+    strategy = options.strategy
+    if cluster is not None and _is_trained(folder):
+        strategy, cluster = "auto", None
+    if cluster is not None:
+        meet(cluster, options.worker_timeout)
+    run = open_run(folder.path, strategy, options.profile, cluster=cluster)
+    try:
+        run.run()
+    except KeyboardInterrupt:
+        raise Interrupted("stopped between two checkpoints") from None
+
+
+def _assist(file: JobFile, job: Job, options: Options, cluster: Cluster) -> int:
+    """Trains with the chief, and writes nothing."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # what waits in TensorFlow hears no other handler
+    folder = RunFolder(options.folder)
+    if _is_trained(folder):
+        return 0
+    meet(cluster, options.worker_timeout)
+    if not folder.path.exists():
+        raise UsageError(
+            f"The folder of a run must be shared by all workers. Received: {folder.path}, which "
+            f"{cluster.chief} has made and {cluster.name} does not see"
+        )
+    folder.check(file, job)
+    open_run(folder.path, options.strategy, cluster=cluster).assist()
+    return 0
+
+
+def _is_trained(folder: RunFolder) -> bool:
+    return folder.done("train") is not None
+
+
+def _end_with_the_supervisor() -> None:
+    """Sends this process SIGTERM when its standard input ends."""
+
+    def wait():
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()

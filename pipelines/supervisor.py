@@ -1,0 +1,193 @@
+"""Processes of a run on this machine: started together, and started again when one is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from pipelines.cluster import SUPERVISED, Role, tf_config
+from pipelines.errors import FAILURE, LOST
+from pipelines.folder import RunFolder
+
+_PORTS = range(20_000, 32_000)  # below those that systems give to whoever calls
+_MOST_LOSSES = 3
+_PAUSE = 0.1  # seconds between two looks
+_GRACE = 10.0  # seconds to end by oneself
+_LINES_TOLD = 20
+_SIGNALS_TO_KILL = 3  # the first one saves, the second one does not
+_SIGNALLED = 128  # more than the number of a signal, as in a shell
+
+
+def supervise(command: Sequence[str], folder: RunFolder, sizes: Mapping[Role, int]) -> int:
+    """Runs a command in several processes with TF_CONFIG, until the chief is done.
+
+    The chief's output is this process's; that of others goes to the folder's `logs`. Where one is
+    lost, by a signal or for want of another one, all are ended and started again; where one fails,
+    all are ended. SIGINT and SIGTERM are passed on.
+
+    Args:
+        command: What each process runs; it goes on from the folder's last checkpoint.
+        folder: The run's, in use by this process.
+        sizes: How many processes of each role, the chief's first.
+
+    Returns:
+        The exit code of the run.
+    """
+    losses = 0
+    with _signals() as received:
+        while True:
+            progress = folder.progress
+            with _Processes(command, folder.path / "logs", sizes) as processes:
+                processes.wait(received)
+                lost = processes.lost
+                if not lost or received:
+                    return processes.code(received)
+            losses = losses + 1 if folder.progress == progress else 1
+            if losses == _MOST_LOSSES:
+                _say(f"{lost}: {losses} losses without a new checkpoint between.{processes.told}")
+                return FAILURE
+            _say(f"{lost}; starting all again from the last checkpoint")
+
+
+class _Processes:
+    """Processes that live and die together, inside a context."""
+
+    def __init__(self, command: Sequence[str], logs: Path, sizes: Mapping[Role, int]):
+        self._command, self._logs = list(command), logs
+        ports = _free_ports()
+        addresses = {
+            role: [f"localhost:{next(ports)}" for _ in range(size)] for role, size in sizes.items()
+        }
+        names = [(role, index) for role, size in sizes.items() for index in range(size)]
+        self._configs = {f"{role} {i}": tf_config(addresses, role, i) for role, i in names}
+        self._chief = next(iter(self._configs))
+        self._processes: dict[str, subprocess.Popen] = {}
+
+    def __enter__(self) -> _Processes:
+        self._logs.mkdir(exist_ok=True)
+        for name in self._configs:
+            self._processes[name] = self._start(name)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for process in self._processes.values():
+            with process:  # waits
+                process.kill()
+
+    def _start(self, name: str) -> subprocess.Popen:
+        chief = name == self._chief
+        with nullcontext() if chief else self._log(name).open("ab") as output:
+            # A terminal's Ctrl-C reaches the supervisor alone; where that is killed, they see
+            # their standard input end, and keep the folder's lock until they have ended.
+            return subprocess.Popen(
+                self._command,
+                env={**os.environ, "TF_CONFIG": self._configs[name], SUPERVISED: "1"},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                close_fds=False,
+            )
+
+    def wait(self, received: list[int]) -> None:
+        """Returns when the chief is done, when one has failed or is lost, or at a third signal.
+
+        Args:
+            received: Signals to be passed on; more may come.
+        """
+        passed_on = 0
+        while self._codes[self._chief] is None and len(received) < _SIGNALS_TO_KILL:
+            for number in received[passed_on:]:
+                self._send(number)
+                passed_on += 1
+            if not received and any(self._codes.values()):
+                break
+            time.sleep(_PAUSE)
+        until = time.monotonic() + (_GRACE if received or self._failed else 0)
+        while None in self._codes.values() and len(received) < _SIGNALS_TO_KILL:
+            if time.monotonic() >= until:
+                break
+            time.sleep(_PAUSE)  # they end by themselves, and say why
+
+    def code(self, received: list[int]) -> int:
+        """Returns the chief's exit code, or that of the one whose failure ended the chief."""
+        code = self._codes[self._chief]
+        if code is not None and not _is_loss(code):
+            return code
+        if self._failed:
+            _say(f"{self._failed[0]} failed.{self.told}")
+            return self._codes[self._failed[0]]
+        return _SIGNALLED + received[0]
+
+    @property
+    def lost(self) -> str:
+        """Who was lost and how; empty if nobody was, or the others because one failed."""
+        for name, code in self._codes.items():
+            if code is not None and code < 0:
+                return f"{name} was ended by {signal.Signals(-code).name}"
+        missing = [name for name, code in self._codes.items() if code == LOST]
+        return f"{missing[0]} missed another process" if missing and not self._failed else ""
+
+    @property
+    def told(self) -> str:
+        """The last lines of the log of one that has ended with an error, if it has a log."""
+        ended = [name for name, code in self._codes.items() if code and name != self._chief]
+        if not ended:
+            return ""
+        log = self._log((*self._failed, *ended)[0])
+        lines = log.read_text(errors="replace").splitlines()[-_LINES_TOLD:]
+        return f" {log} ends with:\n" + "\n".join(f"  {line}" for line in lines)
+
+    @property
+    def _failed(self) -> list[str]:
+        """Those who ended with an error of their own."""
+        return [name for name, code in self._codes.items() if code and not _is_loss(code)]
+
+    @property
+    def _codes(self) -> dict[str, int | None]:
+        """Exit codes, negative for a signal; None of those that run."""
+        return {name: process.poll() for name, process in self._processes.items()}
+
+    def _send(self, number: int) -> None:
+        for process in self._processes.values():
+            process.send_signal(number)
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name.replace(' ', '-')}.log"
+
+
+def _is_loss(code: int) -> bool:
+    return code < 0 or code == LOST
+
+
+def _free_ports() -> Iterator[int]:
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with suppress(OSError), socket.create_server(("", port)):
+            yield port
+
+
+@contextmanager
+def _signals():
+    """Gives a list that gets each SIGINT or SIGTERM that comes."""
+    received = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [
+        signal.signal(each, lambda number, frame: received.append(number)) for each in signals
+    ]
+    try:
+        yield received
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
+
+
+def _say(message: str) -> None:
+    print(f"transduce: {message}", file=sys.stderr, flush=True)

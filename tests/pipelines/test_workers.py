@@ -1,0 +1,262 @@
+"""Workers in processes of their own do what one process does, whatever ends them."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines import jobfile
+from pipelines.cluster import tf_config
+from pipelines.display import Display
+from pipelines.folder import RunFolder
+from pipelines.run import Run
+
+JOB = "g2p_transducer"
+STEPS = 40
+FIELDS = {
+    "data": {"batch_tokens": 56, "buckets": 2, "shuffle_buffer": 50},
+    "model": {
+        "embedding_units": 7,
+        "encoder_units": 13,
+        "encoder_layers": 1,
+        "predictor_units": 11,
+        "joint_units": 17,
+        "dropout": 0.0,
+    },
+    "train": {
+        "steps": STEPS,
+        "optimizer": "sgd",
+        "beta_1": 0.0,
+        "learning_rate": 0.2,
+        "warmup_steps": 4,
+        "log_every": 1,
+        "evaluate_every": 100,
+        "checkpoint_every": 4,
+    },
+    "export": {"verify_examples": 2},
+}
+SIZES = [f"--{part}.{name}={x}" for part, fields in FIELDS.items() for name, x in fields.items()]
+LINE = [JOB, "--data.train", "toy.tsv", "--train.no_jit_compile", *SIZES]
+COMMAND = [sys.executable, "-m", "pipelines.cli", "run", *LINE]
+TWO = ["--strategy", "multi_worker", "--workers", "2"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, words):
+    """Where the commands run; holds a TSV."""
+    place = tmp_path_factory.mktemp("place")
+    lines = (f"{word}\t{' '.join(word.upper())}\n" for word in words(300))
+    (place / "toy.tsv").write_text("".join(lines))
+    return place
+
+
+def start(place, folder, *options, **environment):
+    return subprocess.Popen(
+        [*COMMAND, "--folder", folder, *options],
+        cwd=place,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_until(run, beginning):
+    """Returns what a process says up to a line that begins so."""
+    told = []
+    for line in run.stderr:
+        told.append(line)
+        if line.startswith(beginning):
+            return "".join(told)
+    raise AssertionError("".join(told))
+
+
+@pytest.fixture(scope="module")
+def alone(place):
+    """The folder of a run that was trained by one process."""
+    folder, file = RunFolder(place / "alone"), jobfile.load(JOB)
+    job = file.job()
+    changed = {part: replace(getattr(job, part), **fields) for part, fields in FIELDS.items()}
+    changed["data"] = replace(changed["data"], train=place / "toy.tsv")
+    changed["train"] = replace(changed["train"], jit_compile=False)
+    folder.start(file, replace(job, **changed))
+    run = Run(folder, Display(), "one_device")
+    folder.finish("prepare", 0.0, **run.prepare())
+    run.train()
+    return folder.path
+
+
+def weights(folder, step=STEPS):
+    reader = tf.train.load_checkpoint(str(folder / "checkpoints" / f"ckpt-{step}"))
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("weights/")]
+    assert len(names) > 10
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def assert_same(folder, other):
+    """Compares final weights, to float32 rounding, and what was logged."""
+    right = weights(other)
+    for name, value in weights(folder).items():
+        assert np.linalg.norm(value - right[name]) <= 2e-6 * np.linalg.norm(right[name]), name
+    lines, rights = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (folder, other)
+    )
+    assert [line["step"] for line in lines] == [line["step"] for line in rights]
+    for line, line_of_one in zip(lines, rights, strict=True):
+        assert line == pytest.approx(line_of_one, rel=1e-5)
+
+
+def workers(run):
+    """Returns the processes that a supervisor has started, in their order."""
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
+
+
+def test_workers_do_what_one_process_does_though_one_is_killed(place, alone):
+    with start(place, "two", *TWO) as run:
+        read_until(run, "step 10 of")
+        os.kill(workers(run)[1], signal.SIGKILL)
+        told = read_until(run, "train: going on from step")
+        read_until(run, "train: done")
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=60)
+    assert "worker 1 was ended by SIGKILL; starting all again from the last checkpoint" in told
+    assert run.returncode == 130
+    assert_same(place / "two", alone)
+
+
+@pytest.fixture
+def prepared(place, alone):
+    """Returns the name of a folder in which only the first stage is done."""
+
+    def folder(name):
+        shutil.copytree(alone, place / name, ignore=shutil.ignore_patterns("checkpoints", "best"))
+        stages = json.loads((alone / "stages.json").read_text())
+        (place / name / "stages.json").write_text(json.dumps({"prepare": stages["prepare"]}))
+        return name
+
+    return folder
+
+
+@pytest.fixture
+def cluster():
+    """Returns TF_CONFIG of a worker by its number, of two on this machine."""
+    with socket.create_server(("", 0)) as a, socket.create_server(("", 0)) as b:
+        addresses = {"worker": [f"localhost:{each.getsockname()[1]}" for each in (a, b)]}
+    return lambda index: tf_config(addresses, "worker", index)
+
+
+def contents(folder):
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_in_a_cluster_only_the_chief_writes_and_who_loses_it_says_so(place, prepared, cluster):
+    """The worker has a copy of the folder, which is to stay as it is."""
+    options = ["--strategy", "multi_worker"]
+    copy = place / prepared("copy")
+    before = contents(copy)
+    with (
+        start(place, prepared("cluster"), *options, TF_CONFIG=cluster(0)) as chief,
+        start(place, "copy", *options, TF_CONFIG=cluster(1)) as worker,
+    ):
+        read_until(chief, "step 10 of")
+        chief.kill()
+        told = worker.communicate(timeout=120)[1]
+    assert worker.returncode == 75, told
+    assert "transduce: another process was lost: " in told
+    assert told.endswith("all started again go on from there\n")
+    assert contents(copy) == before
+    assert (place / "cluster" / "checkpoints" / "checkpoint").exists()
+
+
+RANDOM = "--model.dropout 0.2 --train.ema 0.9 --train.accumulate 2 --train.optimizer adamw".split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_killed_worker_changes_no_bit_and_costs_seconds(place, index):
+    undisturbed, killed = f"undisturbed-{index}", f"killed-{index}"
+    with start(place, undisturbed, *TWO, *RANDOM) as run:
+        run.communicate()
+    assert run.returncode == 0
+    with start(place, killed, *TWO, *RANDOM) as run:
+        read_until(run, "step 10 of")
+        os.kill(workers(run)[index], signal.SIGKILL)
+        started = time.monotonic()
+        read_until(run, "train: going on from step")
+        seconds = time.monotonic() - started
+        run.communicate()
+    assert run.returncode == 0
+    assert seconds < 30
+    files = [
+        {
+            name: (place / folder / name).read_bytes()
+            for name in ("metrics.jsonl", "evaluation.json")
+        }
+        for folder in (undisturbed, killed)
+    ]
+    assert files[0] == files[1]
+    right = weights(place / undisturbed)
+    for name, value in weights(place / killed).items():
+        np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_at_the_same_step_of_all_workers(place):
+    with start(place, "terminated", *TWO) as run:
+        read_until(run, "step 10 of")
+        run.terminate()
+        told = run.communicate()[1]
+    assert run.returncode == 143
+    (step,) = re.findall(r"stopped at step (\d+) of 40; the same command goes on from", told)
+    assert f"stopped at step {step} of 40" in (place / "terminated/logs/worker-1.log").read_text()
+    with start(place, "terminated", *TWO) as run:
+        assert f"train: going on from step {step}\n" in run.communicate()[1]
+    assert run.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_killed_supervisor_leaves_workers_that_save_and_end(place):
+    with start(place, "orphans", *TWO) as run:
+        read_until(run, "step 10 of")
+        chief, _ = workers(run)
+        run.kill()
+        told = run.stderr.read()  # until the chief has ended
+    assert re.search(r"stopped at step \d+ of 40; the same command goes on from there", told)
+    assert not Path(f"/proc/{chief}").exists()
+
+
+@pytest.mark.slow
+def test_workers_compile(place, alone):
+    with start(place, "compiled", *TWO, "--train.jit_compile") as run:
+        read_until(
+            run, "train: on multi_worker, 2 replicas on CPU, global batch 56 tokens, float32, XLA"
+        )
+        run.communicate()
+    assert run.returncode == 0
+    assert_same(place / "compiled", alone)
+
+
+@pytest.mark.slow
+def test_a_worker_of_another_configuration_fails_all(place, prepared, cluster):
+    options = ["--strategy", "multi_worker"]
+    with (
+        start(place, prepared("one"), *options, TF_CONFIG=cluster(0)) as chief,
+        start(place, "one", *options, "--train.seed", "7", TF_CONFIG=cluster(1)) as worker,
+    ):
+        told = worker.communicate(timeout=60)[1]
+        chief.kill()
+    assert worker.returncode == 2
+    assert "train.seed: 1 there, 7 asked for" in told
