@@ -88,10 +88,6 @@ class Run:
             self._display.note(f"{name}: done in {seconds:.0f} s")
         write_report(self.folder, self.name, self.job)
 
-    def assist(self) -> None:
-        """Trains with the others, as a worker that writes nothing. Raises as `run` does."""
-        self.train()
-
     def prepare(self) -> dict:
         """Learns from the data what the other stages need: vocabularies, widths of buckets."""
         train = self._source.splits["train"]
@@ -138,13 +134,18 @@ class Run:
                 )
 
     def train(self) -> dict:
-        """Trains, from the last checkpoint if there is one, and keeps the best weights."""
+        """Trains, from the last checkpoint if there is one, and keeps the best weights.
+
+        With several workers it is called by all, and writes files at the chief.
+        """
         with strategies.naming_lost_workers(self._strategy):
             return self._train()
 
     def _train(self) -> dict:
         strategies.wait_for_chief(self._strategy)  # which has prepared what all need
-        data, config, task = self.job.data, self.job.train, self._trained_task
+        data, config = self.job.data, self.job.train
+        several = strategies.has_several_workers(self._strategy)
+        task = self._built(self._strategy) if several else self._task
         prepared = self.folder.done("prepare")
         store = FeatureStore(self._features, in_memory=data.cache == "memory")
         sizes = batch_sizes(prepared["widths"], prepared["batch_tokens"], data.batch_size)
@@ -280,12 +281,6 @@ class Run:
     def _task(self) -> Task:
         """In this process; where there are several, what is trained is another one."""
         return self._built(strategies.local(self._strategy))
-
-    @cached_property
-    def _trained_task(self) -> Task:
-        """Where the strategy has its variables; all workers make it at the same time."""
-        several = strategies.has_several_workers(self._strategy)
-        return self._built(self._strategy) if several else self._task
 
     def _built(self, strategy) -> Task:
         precision = self.job.train.precision

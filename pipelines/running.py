@@ -145,7 +145,7 @@ def _assist(file: JobFile, job: Job, options: Options, cluster: Cluster) -> int:
             f"{cluster.chief} has made and {cluster.name} does not see"
         )
     folder.check(file, job)
-    open_run(folder.path, options.strategy, cluster=cluster).assist()
+    open_run(folder.path, options.strategy, cluster=cluster).train()
     return 0
 
 

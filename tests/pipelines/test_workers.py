@@ -25,7 +25,7 @@ from pipelines.run import Run
 JOB = "g2p_transducer"
 STEPS = 40
 FIELDS = {
-    "data": {"batch_tokens": 56, "buckets": 2, "shuffle_buffer": 50},
+    "data": {"batch_tokens": 56, "buckets": 2},
     "model": {
         "embedding_units": 7,
         "encoder_units": 13,
@@ -162,6 +162,7 @@ def contents(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
+@pytest.mark.slow
 def test_in_a_cluster_only_the_chief_writes_and_who_loses_it_says_so(place, prepared, cluster):
     """The worker has a copy of the folder, which is to stay as it is."""
     options = ["--strategy", "multi_worker"]
