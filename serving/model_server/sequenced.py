@@ -79,7 +79,7 @@ class Sequenced:
             if given:
                 outputs, state = await streams.step(runner, state, given, wanted, call)
             if control is Control.END:
-                outputs = _joined(outputs, await streams.end(runner, state, wanted, call))
+                outputs |= await streams.end(runner, state, wanted, call)
         sequence.state = state
         return outputs
 
@@ -96,8 +96,3 @@ class Sequenced:
             if control is Control.START or unloaded:
                 self._sequences.forget(model, sequence.number)
             raise
-
-
-def _joined(step: streams.Outputs, end: streams.Outputs) -> streams.Outputs:
-    """Returns the outputs of a last request: its step's and the end's, none over another."""
-    return {**{f"step_{name}" if name in end else name: step[name] for name in step}, **end}

@@ -23,9 +23,12 @@ async def begin(runner: Runner, inputs: Mapping[str, np.ndarray], call: Call) ->
         call: Says how to wait.
     """
     rows = next((len(array) for array in inputs.values() if array.ndim), 1)
-    signature = predict.signature(runner, START)
-    given = {_ROWS: np.array(rows, np.int32)} if _ROWS in signature.inputs else {}
-    return await predict.run(runner.alone, ModelSpec(signature_name=START), given, (), call)
+    shape = predict.signature(runner, START).inputs[_ROWS].tensor_shape
+    if shape.unknown_rank or shape.dim:
+        size = np.ones(rows, np.int32)  # A row a stream, so that streams begin in one batch.
+    else:
+        runner, size = runner.alone, np.array(rows, np.int32)
+    return await predict.run(runner, ModelSpec(signature_name=START), {_ROWS: size}, (), call)
 
 
 async def step(
