@@ -260,10 +260,9 @@ def main():
         body = file.read()
     in_flight = wanted["in_flight"]
     count = min(in_flight, 8) if kind is Grpc else in_flight
-    connections = [
-        kind(wanted["port"], wanted["path"], body, wanted.get("headers", {})) for _ in range(count)
-    ]
+    how = wanted["port"], wanted["path"], body, wanted.get("headers", {})
     try:
+        connections = [kind(*how) for _ in range(count)]
         if "rate" in wanted:
             seen = open_loop(connections, wanted["rate"], wanted["seconds"])
         else:

@@ -15,6 +15,8 @@ from serving.model_server.tasks import Mailbox, Task
 _EXPIRED = "Run() timeout exceeded while waiting in batching queue"
 _SHORTEST_HINT = 0.001
 _SMOOTHING = 0.1
+_QUICK = 0.0005  # Seconds below which changing threads takes longer than the run.
+_STALL, _BARRED = 0.02, 1000  # After so long a run in an event loop, so many are run elsewhere.
 _numbers = itertools.count()
 
 
@@ -37,18 +39,21 @@ class Queue:
     The most urgent go first, the oldest of them before the others.
 
     Args:
-        run: Answers the tasks of a batch; raises nothing.
+        run: Answers the tasks of a batch, wholly in this thread where told; raises nothing.
         largest: Most rows in a batch.
         most: Most batches of one urgency, and of what is more urgent, that may wait; None for any.
         timeout: Seconds that a batch that is not full waits for more.
+        bounded: Whether runs are known to end soon, whatever is asked; if they have been quick
+            lately, an event loop may run them itself.
     """
 
     def __init__(
         self,
-        run: Callable[[list[Task]], None],
+        run: Callable[[list[Task], bool], None],
         largest: int = 1,
         most: int | None = None,
         timeout: float = 0.0,
+        bounded: bool = False,
     ):
         self._run = run
         self._largest = largest
@@ -58,6 +63,9 @@ class Queue:
         self._closed: list[_Batch] = []  # A heap; what was emptied since is still there.
         self._waiting: collections.Counter[int] = collections.Counter()  # Batches by urgency.
         self._seconds = 0.0  # That a batch takes, lately.
+        self._bounded = bounded
+        self._recent: collections.deque[float] = collections.deque(maxlen=16)
+        self._barred = 0
 
     def __len__(self) -> int:
         """Returns how many batches wait."""
@@ -115,11 +123,22 @@ class Queue:
         """Yields when each open batch is to be run at the latest."""
         return (batch.since + self._timeout for batch in self._open.values())
 
-    def run(self, tasks: list[Task]) -> None:
+    @property
+    def quick(self) -> bool:
+        """Whether an event loop may run a batch itself.
+
+        The shortest of the recent times counts: the others hold waits for Python's lock.
+        """
+        known = self._bounded and not self._barred and len(self._recent) == self._recent.maxlen
+        return known and min(self._recent) < _QUICK
+
+    def run(self, tasks: list[Task], in_loop: bool = False) -> None:
         """Answers the tasks of a batch, and learns how long that takes."""
         start = time.monotonic()
-        self._run(tasks)
+        self._run(tasks, self.quick)
         took = time.monotonic() - start
+        self._recent.append(took)
+        self._barred = _BARRED if in_loop and took > _STALL else max(self._barred - 1, 0)
         self._seconds += _SMOOTHING * (took - self._seconds) if self._seconds else took
 
     def _check_room(self, urgency: int) -> None:
@@ -144,16 +163,57 @@ class Queue:
             del self._open[key]
 
 
+class _Crowd:
+    """Whether it pays to wait for further requests, as they come thick and fast.
+
+    A gRPC server hands its calls to an event loop one by one; a run for each would take longer
+    than all else. Where nobody else came the last times, it seldom tries again.
+    """
+
+    _THICK = 0.0006  # Seconds between requests that are close to one another.
+    _PAUSE = 0.0004  # After so long without one the crowd has come.
+    _LONGEST = 0.002  # As long waits the first of them.
+    _TRIES, _REST = 8, 16
+
+    def __init__(self):
+        self._interval = 1.0  # Lately.
+        self._first = self._last = 0.0
+        self._count = 0
+        self._alone = 0  # So many times nobody else came.
+
+    def add(self, now: float) -> None:
+        """Notes a request."""
+        self._interval += _SMOOTHING * (min(now - self._last, 1.0) - self._interval)
+        self._last = now
+        if not self._count:
+            self._first = now
+        self._count += 1
+
+    def may_grow(self, now: float) -> bool:
+        """Tells whether to wait for another."""
+        if self._alone >= self._TRIES and self._alone % self._REST:
+            return False
+        in_time = now - self._last < self._PAUSE and now - self._first < self._LONGEST
+        return in_time and self._interval < self._THICK
+
+    def end(self) -> None:
+        """Lets those that have come go."""
+        self._alone = self._alone + 1 if self._count == 1 else 0
+        self._count = 0
+
+
 class Scheduler:
     """Threads that run the batches of all queues, a batch of each in turn.
 
     Args:
         threads: How many there may be; each begins when it is first needed.
         name: What they are called.
+        gathers: Whether requests that come thick and fast wait a little for one another.
     """
 
-    def __init__(self, threads: int, name: str):
+    def __init__(self, threads: int, name: str, gathers: bool = False):
         self.name = name
+        self._gathers = gathers
         self._most_threads = threads
         self._threads: list[threading.Thread] = []
         self._waiting: dict[Queue, None] = {}  # Queues that are not empty, in their turns.
@@ -162,7 +222,8 @@ class Scheduler:
         self._work = threading.Condition(lock)
         self._done = threading.Condition(lock)
         self._idle = 0  # Threads that wait for work and that no work has been sent to yet.
-        self._waking = False  # Whether an event loop is about to wake a thread.
+        self._gathering = False  # Whether an event loop is about to see to what it has put in.
+        self._crowd = _Crowd()
         self._closed = False
 
     @contextmanager
@@ -177,7 +238,10 @@ class Scheduler:
                 for task in tasks:
                     queue.add(task)
                     self._waiting[queue] = None
-                self._wake_soon(tasks[0].mailbox)
+                    if task.mailbox:
+                        self._soon(task.mailbox)
+                    else:
+                        self._wake_one()
             yield
         except BaseException:
             for task in tasks:
@@ -220,18 +284,30 @@ class Scheduler:
             self._done.notify_all()
         return removed
 
-    def _wake_soon(self, mailbox: Mailbox | None) -> None:
-        """Wakes a thread; for an event loop only when that has put in all that it has at hand."""
-        if mailbox is None:
-            self._wake_one()
-        elif not self._waking:
-            self._waking = True
-            mailbox.call_soon(self._wake)
+    def _soon(self, mailbox: Mailbox) -> None:
+        """Sees to what an event loop has put in once that has put in all that it has at hand."""
+        self._crowd.add(time.monotonic())
+        if not self._gathering:
+            self._gathering = True
+            mailbox.call_soon(self._gather, mailbox)
 
-    def _wake(self) -> None:
+    def _gather(self, mailbox: Mailbox) -> None:
+        if self._gathers and self._crowd.may_grow(time.monotonic()):
+            mailbox.call_soon(self._gather, mailbox)
+            return
+        self._gathering = False
+        self._crowd.end()
+        while found := self._next_quick():
+            self._run(*found, in_loop=True)
+
+    def _next_quick(self) -> tuple[Queue, list[Task]] | None:
+        """Takes what is quick; leaves the rest to a thread."""
         with self._work:
-            self._waking = False
-            self._wake_one()
+            if found := self._take(quick=True):
+                return found
+            if self._waiting:
+                self._wake_one()
+        return None
 
     def _wake_one(self) -> None:
         if self._idle:
@@ -244,19 +320,20 @@ class Scheduler:
 
     def _serve(self) -> None:
         while found := self._next():
-            queue, tasks = found
-            try:
-                queue.run(tasks)
-            finally:
-                with self._done:
-                    self._running[queue] -= 1
-                    self._done.notify_all()
+            self._run(*found)
+
+    def _run(self, queue: Queue, tasks: list[Task], in_loop: bool = False) -> None:
+        try:
+            queue.run(tasks, in_loop)
+        finally:
+            with self._done:
+                self._running[queue] -= 1
+                self._done.notify_all()
 
     def _next(self) -> tuple[Queue, list[Task]] | None:
         with self._work:
             while not self._closed:
                 if found := self._take():
-                    self._running[found[0]] += 1
                     if self._waiting:
                         self._wake_one()
                     return found
@@ -265,14 +342,17 @@ class Scheduler:
                     self._idle -= 1
         return None
 
-    def _take(self) -> tuple[Queue, list[Task]] | None:
+    def _take(self, quick: bool = False) -> tuple[Queue, list[Task]] | None:
         now = time.monotonic()
         for queue in list(self._waiting):
+            if quick and not queue.quick:
+                continue
             tasks = queue.next(now)
             del self._waiting[queue]
             if len(queue):
                 self._waiting[queue] = None  # Behind the others.
             if tasks:
+                self._running[queue] += 1
                 return queue, tasks
         return None
 

@@ -47,7 +47,9 @@ class Batching:
         if options.enable_batching:
             self._parameters, pool = batch_parameters.of_server(options)
         self._single = Scheduler(max(options.grpc_max_threads, 1), "runs")
-        self._batches = Scheduler(pool.threads, pool.name) if pool else self._single
+        self._batches = self._single
+        if pool:
+            self._batches = Scheduler(pool.threads, pool.name, gathers=True)
 
     def wrap(self, path: str, servable: Servable, model: str) -> Runner:
         """Returns the servable in the folder `path`, behind a batcher where it is to have one."""
@@ -78,7 +80,7 @@ class Line:
         self.signatures = servable.signatures
         self._servable = servable
         self._scheduler = scheduler
-        self._queue = Queue(self._answer)
+        self._queue = Queue(self._answer, bounded=servable.bounded)
         self.alone = self
 
     def run(
@@ -104,10 +106,10 @@ class Line:
         self._scheduler.drain(self._queue)
         self._servable.close()
 
-    def _answer(self, tasks: Sequence[Task]) -> None:
+    def _answer(self, tasks: Sequence[Task], here: bool) -> None:
         for task in tasks:
             try:
-                task.succeed(self._servable.run(*task.request, timeout_ms(task.deadline)))
+                task.succeed(_run(self._servable, *task.request, timeout_ms(task.deadline), here))
             except ServingError as error:
                 task.fail(error)
             except Exception as error:
@@ -203,10 +205,12 @@ class BatchedServable:
                 limits = parameters.largest_batch, parameters.most_batches
                 self._metrics.queue(label, parameters.timeout, *limits)
                 run = functools.partial(self._run, fetches=key[1], label=label)
-                self._queues[key] = Queue(run, *limits, parameters.timeout)
+                self._queues[key] = Queue(run, *limits, parameters.timeout, self._servable.bounded)
             return self._queues[key]
 
-    def _run(self, tasks: Sequence[Task], fetches: Sequence[str], label: tuple[str, str]) -> None:
+    def _run(
+        self, tasks: Sequence[Task], here: bool, fetches: Sequence[str], label: tuple[str, str]
+    ) -> None:
         now = time.monotonic()
         wanted: list[Task] = []
         late: list[Task] = []
@@ -216,20 +220,20 @@ class BatchedServable:
             (wanted if in_time else late).append(task)
         deliver([task.fail(expired()) for task in late])
         if wanted:
-            self._answer(wanted, fetches, label)
+            self._answer(wanted, here, fetches, label)
 
     def _answer(
-        self, tasks: Sequence[Task], fetches: Sequence[str], label: tuple[str, str]
+        self, tasks: Sequence[Task], here: bool, fetches: Sequence[str], label: tuple[str, str]
     ) -> None:
         """Runs a batch; where a row fails it, each half alone, until only that row's task fails."""
         try:
-            parts = self._run_once(tasks, fetches, label)
+            parts = self._run_once(tasks, here, fetches, label)
         except _RunFailed as failed:
             if len(tasks) == 1 or failed.error.code in _OF_ALL:
                 return deliver([task.fail(failed.error) for task in tasks])
             middle = len(tasks) // 2
-            self._answer(tasks[:middle], fetches, label)
-            self._answer(tasks[middle:], fetches, label)
+            self._answer(tasks[:middle], here, fetches, label)
+            self._answer(tasks[middle:], here, fetches, label)
         except ServingError as error:
             deliver([task.fail(error) for task in tasks])
         except Exception as error:
@@ -239,7 +243,7 @@ class BatchedServable:
             deliver([task.succeed(part) for task, part in zip(tasks, parts, strict=True)])
 
     def _run_once(
-        self, tasks: Sequence[Task], fetches: Sequence[str], label: tuple[str, str]
+        self, tasks: Sequence[Task], here: bool, fetches: Sequence[str], label: tuple[str, str]
     ) -> list[list[np.ndarray]]:
         """Returns the outputs of every task."""
         sizes = [task.size for task in tasks]
@@ -251,7 +255,7 @@ class BatchedServable:
         paddings = self._padded.inputs
         try:
             feeds = batch_tensors.merge(requests, size, self._parameters.pad, paddings)
-            outputs = self._servable.run(feeds, fetches, _longest_timeout_ms(tasks))
+            outputs = _run(self._servable, feeds, fetches, _longest_timeout_ms(tasks), here)
         except ServingError as error:
             raise _RunFailed(error) from None
         parts = batch_tensors.split(outputs, sizes, size)
@@ -269,6 +273,18 @@ class _RunFailed(Exception):
     def __init__(self, error: ServingError):
         super().__init__(str(error))
         self.error = error
+
+
+def _run(
+    servable: Servable,
+    feeds: Mapping[str, np.ndarray],
+    fetches: Sequence[str],
+    timeout_ms: int,
+    here: bool,
+) -> list[np.ndarray]:
+    if here:
+        return servable.run_here(feeds, fetches)
+    return servable.run(feeds, fetches, timeout_ms)
 
 
 def _internal(error: Exception) -> ServingError:

@@ -25,6 +25,8 @@ def file_in(path: str) -> str | None:
 class LiteServable:
     """A LiteRT model, and interpreters of it that take turns.
 
+    An interpreter may have to be waited for.
+
     Args:
         file: The model.
         interpreters: How many requests can run at the same time.
@@ -32,6 +34,8 @@ class LiteServable:
     Raises:
         ServingError: The file holds no model, or one without signatures.
     """
+
+    bounded = False
 
     def __init__(self, file: str, interpreters: int):
         self._free: queue.SimpleQueue = queue.SimpleQueue()

@@ -6,10 +6,11 @@ A model whose state goes in and out has the signatures
     stream_step(inputs…, state_*) → outputs so far…, state_*
     stream_end(state_*) → final outputs…                       (or none)
 
-where `batch_size` is a number, or as many ones. A request to `stream_step` may leave the state to the server: in its place it has `sequence_id`,
-uint64 [1], and `sequence_control_input`, uint32 [1]: 1 for the first request of a sequence, 2 for
-the last, 0 or nothing in between. Every answer has `sequence_id`, which a first request may leave
-out or give as 0 to be given one. The codes and messages are OpenVINO Model Server's.
+where `batch_size` is a number, or as many ones. A request to `stream_step` may leave the state to
+the server: in its place it has `sequence_id`, uint64 [1], and `sequence_control_input`, uint32 [1]:
+1 for the first request of a sequence, 2 for the last, 0 or nothing in between. Every answer has
+`sequence_id`, which a first request may leave out or give as 0 to be given one. The codes and
+messages are OpenVINO Model Server's.
 """
 
 import collections

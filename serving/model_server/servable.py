@@ -1,5 +1,6 @@
 """A loaded version: its signatures, and a way to run its graph."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -36,6 +37,7 @@ class Servable:
         self._session.graph.finalize()
         self._session._extend_graph()
         self._outputs: dict[str, object] = {}
+        self.bounded = _is_bounded(session.graph)
 
     def run(
         self,
@@ -53,12 +55,24 @@ class Servable:
         Raises:
             ServingError: With the code and the message that TensorFlow gave.
         """
+        with _time_limit(timeout_ms) as options:
+            return self._call(options, feeds, fetches)
+
+    def run_here(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
+        """Returns what `run` does, every operation run by this thread.
+
+        That takes half the time where a graph is small. It knows no time limit.
+        """
+        return self._call(_HERE, feeds, fetches)
+
+    def _call(
+        self, options, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+    ) -> list[np.ndarray]:
         feed = {self._output(name): value for name, value in feeds.items()}
         fetch = [self._output(name) for name in fetches]
         self._metrics.runs.add()
         try:
-            with _run_options(timeout_ms) as options:
-                values = self._session._call_tf_sessionrun(options, feed, fetch, [], None)
+            values = self._session._call_tf_sessionrun(options, feed, fetch, [], None)
         except tf.errors.OpError as error:
             raise ServingError(Code(error.error_code), error.message) from None
         return [_array(value) for value in values]
@@ -88,8 +102,23 @@ def _array(value) -> np.ndarray:
     return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
+# Operations that may take any time: loops, calls of Python, and waits for others.
+_UNBOUNDED = re.compile(
+    "While|StatelessWhile|For|Enter|LoopCond|.*PyFunc.*|Batch|BatchFunction|Unbatch|.*Queue.*"
+    "|.*Iterator.*|.*Dataset.*|.*Barrier.*|.*Stage|.*Unstage|MapDefun|RemoteCall|_?(Host)?Recv"
+    "|CollectiveReduce.*|Sleep.*|XlaLaunch|.*Accumulator.*"
+)
+
+
+def _is_bounded(graph: tf.Graph) -> bool:
+    """Tells whether a run takes no longer than its operations need, each run once."""
+    definition = graph.as_graph_def()
+    nodes = [definition.node, *(function.node_def for function in definition.library.function)]
+    return not any(_UNBOUNDED.fullmatch(node.op) for each in nodes for node in each)
+
+
 @contextmanager
-def _run_options(timeout_ms: int) -> Iterator:
+def _time_limit(timeout_ms: int) -> Iterator:
     if not timeout_ms:
         yield None
         return
@@ -99,3 +128,8 @@ def _run_options(timeout_ms: int) -> Iterator:
         yield buffer
     finally:
         pywrap_tf_session.TF_DeleteBuffer(buffer)
+
+
+_HERE = pywrap_tf_session.TF_NewBufferFromString(
+    tf.compat.v1.RunOptions(inter_op_thread_pool=-1).SerializeToString()
+)

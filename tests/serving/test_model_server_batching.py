@@ -15,11 +15,12 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving.model_server import batch_parameters, batch_tensors, calls, protos
 from serving.model_server.batch_parameters import Parameters
-from serving.model_server.batch_scheduler import Queue, Scheduler
-from serving.model_server.batching import BatchedServable
+from serving.model_server.batch_scheduler import Queue, Scheduler, _Crowd
+from serving.model_server.batching import BatchedServable, Batching, Line
 from serving.model_server.calls import USUAL, Call
 from serving.model_server.errors import ServingError, invalid
 from serving.model_server.flags import Options
+from serving.model_server.loader import Loader
 from serving.model_server.metrics import Metrics
 from serving.model_server.server import Server
 from serving.model_server.tasks import Mailbox, Task, deliver
@@ -27,6 +28,8 @@ from serving.model_server.tasks import Mailbox, Task, deliver
 
 class Graph:
     """y = x + 1; it fails at negative numbers, and waits until it is let go on."""
+
+    bounded = False
 
     def __init__(self):
         self.signatures = {}
@@ -375,6 +378,125 @@ def test_an_event_loop_asks_for_all_that_it_has_at_once(graph, batched):
     assert graph.batches == [list(range(50))]
 
 
+class QuickGraph(Graph):
+    """Ends soon whatever is asked, if it need not wait; notes which thread runs it."""
+
+    bounded = True
+
+    def __init__(self):
+        super().__init__()
+        self.threads = []
+        self.seconds = 0.0
+
+    def run_here(self, feeds, fetches):
+        return self.run(feeds, fetches)
+
+    def run(self, feeds, fetches, timeout_ms=0):
+        time.sleep(self.seconds)
+        self.threads.append(threading.current_thread())
+        return super().run(feeds, fetches, timeout_ms)
+
+
+@pytest.fixture
+def quick():
+    return QuickGraph()
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_an_event_loop_runs_what_has_been_quick_itself(quick, metrics, batching):
+    scheduler = Scheduler(1, "threads")
+    servable = Line(quick, scheduler)
+    if batching:
+        servable = BatchedServable(quick, Parameters(), scheduler, metrics)
+
+    async def ask(count):
+        for number in range(count):
+            (y,) = await Call(mailbox=Mailbox()).run(servable, feed(float(number)), ["y"])
+            assert y.tolist() == [number + 1]
+
+    asyncio.run(ask(40))
+    here = [thread is threading.current_thread() for thread in quick.threads]
+    assert not any(here[:16])
+    assert all(here[20:])
+    quick.seconds = 0.05  # It stalls the loop once, and not again for long.
+    asyncio.run(ask(4))
+    here = [thread is threading.current_thread() for thread in quick.threads]
+    assert here[40:] == [True, False, False, False]
+    scheduler.close()
+
+
+def test_an_event_loop_runs_nothing_that_takes_long_or_may(graph, quick, metrics):
+    scheduler = Scheduler(1, "threads")
+    quick.seconds = 0.001
+    threads = set()
+
+    async def ask(servable):
+        for _ in range(40):
+            await Call(mailbox=Mailbox()).run(servable, feed(1.0), ["y"])
+
+    of_graph = graph.run
+
+    def noted(*args):
+        threads.add(threading.current_thread())
+        return of_graph(*args)
+
+    graph.run = noted
+    for each in (graph, quick):
+        asyncio.run(ask(BatchedServable(each, Parameters(), scheduler, metrics)))
+    assert threading.current_thread() not in threads
+    assert threading.current_thread() not in quick.threads
+    scheduler.close()
+
+
+def test_requests_that_come_one_by_one_but_fast_wait_for_one_another(quick, metrics):
+    scheduler = Scheduler(1, "threads", gathers=True)
+    servable = BatchedServable(quick, Parameters(), scheduler, metrics)
+
+    async def ask():
+        call, asked = Call(mailbox=Mailbox()), []
+        for number in range(400):
+            asked.append(asyncio.ensure_future(call.run(servable, feed(float(number)), ["y"])))
+            for _ in range(3):  # As a gRPC server does it, which has other things to do.
+                await asyncio.sleep(0)
+        return [y.tolist() for (y,) in await asyncio.gather(*asked)]
+
+    assert asyncio.run(ask()) == [[number + 1] for number in range(400)]
+    assert len(quick.batches) < 200
+    scheduler.close()
+
+
+def test_a_lone_client_waits_for_nobody():
+    crowd = _Crowd()
+    waited = 0
+    for number in range(1000):
+        now = number * 0.0005
+        crowd.add(now)
+        waited += crowd.may_grow(now)
+        crowd.end()
+    assert waited < 1000 / 10
+
+
+@pytest.mark.parametrize(
+    ("model", "bounded"), [("half_plus", True), ("words", True), ("slow", False)]
+)
+def test_a_graph_with_a_loop_may_take_any_time(model_root, metrics, model, bounded):
+    loader = Loader(Options(), metrics, Batching(Options(), metrics))
+    servable = loader._session(str(next((model_root / model).glob("[1-9]"))))
+    assert servable.bounded is bounded
+    servable.close()
+
+
+def test_a_run_in_this_thread_gives_the_same(model_root, metrics):
+    loader = Loader(Options(), metrics, Batching(Options(), metrics))
+    servable = loader._session(str(model_root / "half_plus/2"))
+    signature = servable.signatures["serving_default"]
+    feeds = {signature.inputs["x"].name: np.array([1, 2], np.float32)}
+    fetches = [signature.outputs["y"].name]
+    (first,), (second,) = servable.run(feeds, fetches), servable.run_here(feeds, fetches)
+    assert first.tolist() == second.tolist() == [3.5, 4]
+    servable.close()
+
+
 def test_a_piece_that_fails_takes_the_others_along(graph, batched):
     servable = batched(largest_request=3, largest_batch=1, most_batches=2)
 
@@ -449,7 +571,9 @@ def test_threads_begin_when_needed_and_end_with_their_scheduler(graph, metrics):
     before = threading.active_count()
     scheduler = Scheduler(3, "threads")
     graph.go_on.clear()
-    queue = Queue(lambda tasks: deliver([task.succeed(graph.go_on.wait(20)) for task in tasks]))
+    queue = Queue(
+        lambda tasks, here: deliver([task.succeed(graph.go_on.wait(20)) for task in tasks])
+    )
     tasks = [Task(None, 1, None, None, USUAL) for _ in range(5)]
     for count, task in enumerate(tasks):
         assert threading.active_count() == before + min(count, 3)
