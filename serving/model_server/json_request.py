@@ -71,6 +71,10 @@ def signature_name(document: Mapping[str, Any]) -> str:
             f"JSON Value: {json_values.show(document)} not formatted correctly. "
             "'signature_name' key must be a string value."
         )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise invalid("JSON Parse error: Invalid encoding in string.") from None
     return name
 
 

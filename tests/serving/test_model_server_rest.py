@@ -441,6 +441,12 @@ def test_half_a_character_comes_back_as_a_question_mark(ask):
     assert '"?"' in text
 
 
+@pytest.mark.parametrize("name", [b'"\\ud800"', b'"\xff"'])
+def test_a_signature_must_be_named_in_characters(ask, name):
+    status, text = error(ask, "POST", HALF, b'{"signature_name": ' + name + b', "inputs": [1]}')
+    assert (status, text) == (400, "JSON Parse error: Invalid encoding in string.")
+
+
 def test_a_length_that_is_no_number_is_refused(server):
     connection = http.client.HTTPConnection("localhost", server.rest_port, timeout=20)
     connection.putrequest("POST", HALF)
