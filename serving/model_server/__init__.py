@@ -6,8 +6,9 @@
 
 `config` says which models there are to be, `reload` puts another configuration in its place,
 `source` watches folders, `manager` loads and unloads as `lifecycle` decides, `batching` looks like
-a servable and stands before one, `core` answers. `metrics` counts everything; `warmup` asks a
-version before others do.
+a servable and stands before one, `core` answers. `metrics` counts everything; `journal` notes each
+request for `access_log` and `tracing`; `request_log` keeps some for `warmup`, which asks a version
+before others do; `admin` tells of the server itself.
 
 `python -m serving.model_server --model_root=models --rest_api_port=8501` serves every model
 under `models`, which holds NAME/VERSION/saved_model.pb. It serves any SavedModel.

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from serving.model_server import batch_padding, batch_parameters, batch_tensors
+from serving.model_server import batch_padding, batch_parameters, batch_tensors, journal
 from serving.model_server.batch_parameters import Parameters
 from serving.model_server.batch_scheduler import Queue, Scheduler, expired
 from serving.model_server.calls import Call, Runner, timeout_ms
@@ -157,7 +157,9 @@ class BatchedServable:
             return self.alone.run(feeds, fetches, call)
         queue, tasks = self._queue(feeds, fetches), self._tasks(feeds, call)
         with self._scheduler.submitted(queue, tasks):
-            return batch_tensors.join([self._scheduler.result(queue, task) for task in tasks])
+            answers = [self._scheduler.result(queue, task) for task in tasks]
+        journal.note_wait(tasks[0].since, tasks[0].waited)
+        return batch_tensors.join(answers)
 
     async def start(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], call: Call
@@ -167,7 +169,9 @@ class BatchedServable:
             return await self.alone.start(feeds, fetches, call)
         queue, tasks = self._queue(feeds, fetches), self._tasks(feeds, call)
         with self._scheduler.submitted(queue, tasks):
-            return batch_tensors.join([await task.answer for task in tasks])
+            answers = [await task.answer for task in tasks]
+        journal.note_wait(tasks[0].since, tasks[0].waited)
+        return batch_tensors.join(answers)
 
     def cancel(self) -> None:
         """Ends the runs under way; see `Servable.cancel`."""
@@ -215,7 +219,8 @@ class BatchedServable:
         wanted: list[Task] = []
         late: list[Task] = []
         for task in tasks:
-            self._metrics.queued(self._scheduler.name, label, task.size, now - task.since)
+            task.waited = now - task.since
+            self._metrics.queued(self._scheduler.name, label, task.size, task.waited)
             in_time = task.deadline is None or task.deadline > now
             (wanted if in_time else late).append(task)
         deliver([task.fail(expired()) for task in late])

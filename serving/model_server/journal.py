@@ -108,6 +108,12 @@ class part:  # noqa: N801
             entry.parts.append(Part(self._name, time.time() - seconds, seconds))
 
 
+def note_wait(since: float, seconds: float) -> None:
+    """Notes a part of the run, the time before it began, from `since` by `time.monotonic`."""
+    if entry := _current.get():
+        entry.parts.append(Part("queue", time.time() - time.monotonic() + since, seconds))
+
+
 def note_model(model: str, version: int, signature: str) -> None:
     """Notes who answers the request."""
     if entry := _current.get():

@@ -42,6 +42,7 @@ class Task:
         self.urgency = urgency
         self.mailbox = mailbox
         self.since = time.monotonic()
+        self.waited = 0.0  # Seconds, once it runs.
         self.batch = None  # That in which it waits.
         self.answer = mailbox.future() if mailbox else Future()
         self._result = None

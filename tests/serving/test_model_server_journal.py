@@ -110,6 +110,18 @@ def test_the_parts_of_a_request_are_no_longer_than_the_whole(serve, tmp_path):
         assert 0 < sum(times.values()) <= total
 
 
+def test_the_wait_for_a_batch_is_a_part_of_the_run(serve, tmp_path):
+    file, batching = tmp_path / "access.log", tmp_path / "batching.config"
+    batching.write_text("batch_timeout_micros { value: 50000 } max_batch_size { value: 4 }")
+    flags = {"enable_batching": True, "batching_parameters_file": str(batching)}
+    with serve(access_log=str(file), **flags) as (chosen, _):
+        over_grpc(chosen)
+        over_rest(chosen)
+    for line in lines(file):
+        times = line["milliseconds"]
+        assert 40 < times["queue"] <= times["model"] <= times["total"]
+
+
 def test_the_log_may_be_moved_away(serve, tmp_path):
     file = tmp_path / "access.log"
     with serve(access_log=str(file)) as (chosen, _):
