@@ -1,6 +1,7 @@
 """How TensorFlow's sessions are set up: by flags, by a platform's file, by a version's own file."""
 
 import base64
+import logging
 import os
 
 import tensorflow as tf
@@ -11,6 +12,7 @@ from serving.model_server import protos
 from serving.model_server.errors import invalid
 from serving.model_server.flags import Options
 
+_LOG = logging.getLogger(__name__)
 _PLATFORM = "tensorflow"
 _OF_VERSION = os.path.join("assets.extra", "saved_model_config.pb")
 _REWRITERS = {  # The optimizers of a graph that a version can configure, by field.
@@ -69,6 +71,12 @@ def _of_platform(file: str) -> tf.compat.v1.ConfigProto:
     source = platforms[_PLATFORM].source_adapter_config
     if not source.Unpack(adapter):
         raise invalid(f"{file} must hold a {adapter.DESCRIPTOR.full_name}, not {source.type_url}")
+    if adapter.legacy_config.HasField("batching_parameters"):
+        _LOG.warning(
+            "%s: batching_parameters are not taken from here. Give --enable_batching and "
+            "--batching_parameters_file.",
+            file,
+        )
     serialized = adapter.legacy_config.session_config.SerializeToString()
     return tf.compat.v1.ConfigProto.FromString(serialized)
 

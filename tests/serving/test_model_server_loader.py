@@ -36,14 +36,18 @@ def test_one_flag_sets_both_numbers_of_threads():
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (7, 7)
 
 
-def test_a_platform_file_says_what_sessions_are_like(tmp_path):
+def test_a_platform_file_says_what_sessions_are_like(tmp_path, caplog):
     file = tmp_path / "platform.config"
     file.write_text("""platform_configs { key: "tensorflow" value { source_adapter_config {
         [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
-            legacy_config { session_config { intra_op_parallelism_threads: 3 } }
+            legacy_config {
+                session_config { intra_op_parallelism_threads: 3 }
+                batching_parameters { max_batch_size { value: 8 } }
+            }
     } } } }""")
     config = session_options.of_server(Options(platform_config_file=str(file)))
     assert config.intra_op_parallelism_threads == 3
+    assert "batching_parameters are not taken from here" in caplog.text
 
 
 @pytest.mark.parametrize(
