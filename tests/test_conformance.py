@@ -105,7 +105,7 @@ class Built:
     examples: Examples
     folder: object
     strategy: tf.distribute.Strategy
-    again: Callable[[], object]  # builds another one
+    again: Callable[..., object]  # builds another one, where a strategy and fields are given
 
     def features(self, *rows):
         """Returns the features of the records in these rows, or of all."""
@@ -143,9 +143,9 @@ def built(request, tmp_path_factory) -> Built:
     job.task.prepare([records], folder / "assets")
     strategy = strategies.choose("one_device")
 
-    def build():
-        with strategy.scope():
-            return job.task.build(_small(job.model), folder / "assets")
+    def build(where=strategy, **fields):
+        with where.scope():
+            return job.task.build(replace(_small(job.model), **fields), folder / "assets")
 
     task = build()
     generator = np.random.default_rng(0)
@@ -253,6 +253,40 @@ def test_a_training_step_and_a_decoding_are_compiled_once_for_each_bucket(built)
     assert step.compilations == predict.experimental_get_tracing_count() == len(buckets)
     for variable, value in zip(built.task.model.variables, before, strict=True):
         variable.assign(value)
+
+
+ROWS = ((0, 1, 2), (3, 0, 1, 2), (2, 1), (0, 3, 1))  # of which most do not divide
+SGD = Train(
+    optimizer="sgd",
+    beta_1=0.0,
+    learning_rate=0.1,
+    schedule="constant",
+    warmup_steps=0,
+    clip_limit=0.5,
+    jit_compile=False,
+)
+
+
+def _trained(built, strategy):
+    """Returns the weights after ten steps without dropout, which is another one on each replica."""
+    config = jobfile.load(built.name).job(quick=True).model
+    rates = [field.name for field in fields(config) if "dropout" in field.name]
+    task = built.again(strategy, **dict.fromkeys(rates, 0.0))
+    for variable, value in zip(task.model.variables, built.task.model.variables, strict=True):
+        variable.assign(value.numpy())
+    step = TrainStep(task, SGD, strategy)
+    for i in range(10):
+        step(((built.batch(*ROWS[i % len(ROWS)]),),), stop=False)
+    return [variable.numpy() for variable in task.model.variables]
+
+
+def test_two_replicas_do_what_one_does(built):
+    two = strategies.mirrored(tf.config.list_logical_devices("CPU")[:2])
+    before = [variable.numpy() for variable in built.task.model.variables]
+    weights = _trained(built, built.strategy)
+    for one, other, start in zip(weights, _trained(built, two), before, strict=True):
+        assert np.any(one != start)
+        assert np.linalg.norm(other - one) <= 1e-6 * np.linalg.norm(one)
 
 
 def test_a_compiled_decoding_is_that_of_a_graph(built):
