@@ -44,7 +44,8 @@ PEERS = {
 OLDER = ("pronouncing", [["setuptools<81", "wheel"], ["pronouncing==0.1.5"]])
 # Words that are timed, by how many are asked together.
 TIMED, QUICK = {"1": 200, "64": 1280}, {"1": 5, "64": 70}
-_ROUNDS = 7
+# Seconds after which a side is timed no more, and the most that it is timed.
+_PATIENCE, _ROUNDS = 15.0, 7
 
 
 def main():
@@ -147,7 +148,8 @@ def _times(sides, words, together, folder):
     seconds = {name: [] for name in able}
     for _ in range(_ROUNDS):
         for name, side in able.items():
-            seconds[name].append(side.ask("time"))
+            if sum(seconds[name]) < _PATIENCE:
+                seconds[name].append(side.ask("time"))
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
