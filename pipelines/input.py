@@ -50,6 +50,15 @@ def refused(records: tf.data.Dataset, task: Task) -> int:
     return sum(int(np.sum(refuses)) for refuses in records.map(task.refuses).as_numpy_iterator())
 
 
+def unknown_shares(records: tf.data.Dataset, task: Task) -> dict[str, float]:
+    """Returns, by field of text, the share of its symbols that the vocabulary lacks."""
+    counts: dict[str, np.ndarray] = {}
+    for batch in records:
+        for name, count in task.unknown(batch).items():
+            counts[name] = counts.get(name, 0) + count.numpy()
+    return {name: unknown / max(1, total) for name, (unknown, total) in counts.items()}
+
+
 def bucket_widths(lengths: np.ndarray, buckets: int, overflow: float = 0.02) -> list[list[int]]:
     """Returns the widths that batches are padded to, `[buckets, sequences]`, rising.
 

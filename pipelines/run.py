@@ -28,6 +28,7 @@ from pipelines.input import (
     bucket_widths,
     refused,
     training_batches,
+    unknown_shares,
     write_examples,
 )
 from pipelines.job import STRATEGIES
@@ -36,6 +37,9 @@ from pipelines.selection import restore_best
 from pipelines.store import FeatureStore
 from pipelines.training import Trainer
 from serving.export import export
+
+# The share of symbols from which on it is worth a word that a vocabulary lacks them.
+_NOTED_UNKNOWN = 0.01
 
 
 class Run:
@@ -132,6 +136,15 @@ class Run:
                     f"Received: {count} longer than --task.max_length, "
                     f"which is {self.job.task.max_length}."
                 )
+            self._tell_unknown(split)
+
+    def _tell_unknown(self, split: str) -> None:
+        for field, share in unknown_shares(self._source.splits[split], self._task).items():
+            if share > _NOTED_UNKNOWN:
+                self._display.note(
+                    f"{share:.1%} of the symbols of `{field}` in the {split} split are unknown to "
+                    "the vocabulary, and left out. Is it of another language?"
+                )
 
     def train(self) -> dict:
         """Trains, from the last checkpoint if there is one, and keeps the best weights.
@@ -223,6 +236,7 @@ class Run:
     def evaluation(self, split: str) -> Evaluation:
         """Returns the answers of the best weights to a split."""
         self._restore_best()
+        self._tell_unknown(split)
         return self._evaluator(split)()
 
     def _restore_best(self) -> None:

@@ -18,8 +18,9 @@ _PADDING_LINE = "<pad>"
 _UNFINISHED = 3
 # A text whose last token may not be whole; all before that is group 1.
 _LAST_TOKEN = r"\A((?s:\C*)[ \t-\r])?\C*\z"
-# What a vocabulary file of one symbol a line cannot hold.
-_NO_SYMBOLS = (_PADDING_LINE.encode(), b"\n", b"\r")
+# How the line of a symbol is written that cannot be a line itself. Where a symbol begins with a
+# backslash, so that it could be taken for one of these, one more goes before it.
+_BREAKS = {"\n": r"\n", "\r": r"\r"}
 
 
 def _fold(text: tf.Tensor, config: Text) -> tf.Tensor:
@@ -43,7 +44,8 @@ def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, folder: Path) -
     """Writes every symbol of the texts, the most frequent first, one a line.
 
     Line 0 stands for number 0, which pads a sequence and is the blank of a transducer. Symbols
-    are of composed characters (NFC). A line break is no symbol.
+    are of composed characters (NFC). A line break is written as `\\n` or `\\r`, and a symbol that
+    begins with a backslash with one more before it.
 
     Args:
         batches: `[B]` string each, UTF-8; bytes that are not are passed over.
@@ -56,9 +58,9 @@ def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, folder: Path) -
         flat = _cut(tf.constant(texts, tf.string), config).flat_values.numpy()
         for symbol, count in zip(*np.unique(flat, return_counts=True), strict=True):
             counts[symbol] = counts.get(symbol, 0) + int(count)
-    known = counts.keys() - set(_NO_SYMBOLS)
+    known = counts.keys() - {_PADDING_LINE.encode()}
     symbols = sorted(known, key=lambda symbol: (-counts[symbol], symbol))
-    lines = [_PADDING_LINE, *(symbol.decode("utf-8") for symbol in symbols)]
+    lines = [_PADDING_LINE, *(_to_line(symbol.decode("utf-8")) for symbol in symbols)]
     folder.mkdir(parents=True, exist_ok=True)
     content = "".join(f"{line}\n" for line in lines)
     vocabulary_path(folder, config).write_bytes(content.encode("utf-8"))
@@ -80,7 +82,9 @@ class TextFrontend(tf.Module):
         super().__init__()
         self._config = config
         vocabulary = vocabulary_path(folder, config)
-        self.symbols = tuple(vocabulary.read_text(encoding="utf-8").split("\n")[:-1])
+        lines = vocabulary.read_text(encoding="utf-8").split("\n")[:-1]
+        self.symbols = tuple(map(_to_symbol, lines))
+        self._escapes = self.symbols != tuple(lines)
         self._compositions = _compositions(self.symbols)
         self._openings = _openings(self._compositions, config)
         whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
@@ -104,12 +108,24 @@ class TextFrontend(tf.Module):
 
     def encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Returns the symbol numbers of each text, `[B, (symbols)]` int32, for `[B]` string."""
+        numbers = self._lookup(text)
+        known = tf.ragged.boolean_mask(numbers, numbers != PADDING)
+        return tf.cast(known, tf.int32)
+
+    def unknown(self, text: tf.Tensor) -> tf.Tensor:
+        """Returns of `[B]` string how many symbols the vocabulary lacks and how many there are."""
+        numbers = self._lookup(text).flat_values
+        return tf.stack([tf.math.count_nonzero(numbers == PADDING), tf.size(numbers, tf.int64)])
+
+    def _lookup(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Returns the number of every symbol, `[B, (symbols)]` int64, 0 for those unknown."""
         text = _fold(text, self._config)
         for decomposed, composed in self._compositions:
             text = tf.strings.regex_replace(text, decomposed, composed)
-        numbers = tf.ragged.map_flat_values(self._numbers.lookup, _cut(text, self._config))
-        known = tf.ragged.boolean_mask(numbers, numbers != PADDING)
-        return tf.cast(known, tf.int32)
+        symbols = _cut(text, self._config)
+        if self._escapes:
+            symbols = symbols.with_flat_values(_to_lines(symbols.flat_values))
+        return tf.ragged.map_flat_values(self._numbers.lookup, symbols)
 
     def settle(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns each text in two parts `[B]`: what is settled whatever follows, and the rest.
@@ -145,7 +161,34 @@ class TextFrontend(tf.Module):
     def spell(self, numbers: tf.Tensor) -> tf.Tensor:
         """Returns the symbol of each number, a string; of 0 it is empty."""
         symbols = self._texts.lookup(tf.cast(numbers, tf.int64))
+        if self._escapes:
+            symbols = _to_symbols(symbols)
         return tf.where(numbers == PADDING, "", symbols)
+
+
+def _to_line(symbol: str) -> str:
+    return "\\" + symbol if symbol.startswith("\\") else _BREAKS.get(symbol, symbol)
+
+
+def _to_symbol(line: str) -> str:
+    breaks = {line: symbol for symbol, line in _BREAKS.items()}
+    return line[1:] if line.startswith(r"\\") else breaks.get(line, line)
+
+
+def _to_lines(symbols: tf.Tensor) -> tf.Tensor:
+    """Returns `_to_line` of each symbol."""
+    lines = tf.strings.regex_replace(symbols, r"^\\", r"\\\\")
+    for symbol, line in _BREAKS.items():
+        lines = tf.where(symbols == symbol, line, lines)
+    return lines
+
+
+def _to_symbols(lines: tf.Tensor) -> tf.Tensor:
+    """Returns `_to_symbol` of each line."""
+    symbols = tf.strings.regex_replace(lines, r"^\\\\", r"\\")
+    for symbol, line in _BREAKS.items():
+        symbols = tf.where(lines == line, symbol, symbols)
+    return symbols
 
 
 def _composed(text: bytes) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from keras_models.frontends.text import TextFrontend
 from keras_models.tasks.explanation import Explanation, NotExplained
 
 Tensors = Mapping[str, tf.Tensor]
@@ -41,6 +42,11 @@ class Task(tf.Module, abc.ABC):
     @abc.abstractmethod
     def refuses(self, records: Tensors) -> tf.Tensor:
         """Returns `[B]` bool: whether `answer` would refuse a raw input, as too long, say."""
+
+    def unknown(self, records: Tensors) -> dict[str, tf.Tensor]:
+        """Returns, by field of text, how many symbols are unknown and how many there are, `[2]`."""
+        texts = {n: front for n, front in self.frontends.items() if isinstance(front, TextFrontend)}
+        return {name: front.unknown(records[name]) for name, front in texts.items()}
 
     @abc.abstractmethod
     def losses(self, batch: Tensors, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:

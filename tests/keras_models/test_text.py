@@ -129,10 +129,30 @@ def test_padding_is_no_symbol_even_if_a_text_holds_its_name(frontend):
     assert built.encode(tf.constant(["A <pad> B"])).to_list() == [[1, 2]]
 
 
-def test_a_line_break_is_no_symbol(frontend):
-    built = frontend(CHARACTERS, ["a\nb\r\n\u2028"])
-    assert built.symbols == ("<pad>", "a", "b", "\u2028")
-    assert _round_trip(built, ["a\nb", "\r\u2028"]) == ["ab", "\u2028"]
+def test_line_breaks_and_backslashes_are_symbols(frontend, tmp_path):
+    texts = ["a\nb\r\n\u2028", "\\n\\"]
+    built = frontend(CHARACTERS, texts)
+    assert built.symbols == ("<pad>", "\n", "\\", "\r", "a", "b", "n", "\u2028")
+    assert _round_trip(built, texts) == texts
+    lines = vocabulary_path(tmp_path, CHARACTERS).read_text(encoding="utf-8").split("\n")
+    assert lines == ["<pad>", r"\n", r"\\", r"\r", "a", "b", "n", "\u2028", ""]
+
+
+def test_tokens_that_look_like_line_breaks_are_none(frontend):
+    texts = [r"\n \\n \r \ a\n \\"]
+    built = frontend(TOKENS, texts)
+    assert set(built.symbols[1:]) == set(texts[0].split())
+    assert _round_trip(built, texts) == texts
+    assert built.encode(tf.constant(["\n", "\\\\\\"])).to_list() == [[], []]
+
+
+@pytest.mark.parametrize("config", [FOLDED, TOKENS])
+def test_the_symbols_that_a_vocabulary_lacks_are_counted(frontend, config):
+    built = frontend(config, ["ab c", "\\"])
+    separated = config.unit == "token"
+    texts = ["c ab x", "", "\\ y y"] if separated else ["caÄb", "", "\\yy", "e\u0301"]
+    expected = [3, 6] if separated else [5, 9]
+    assert built.unknown(tf.constant(texts)).numpy().tolist() == expected
 
 
 def test_padding_after_the_numbers_decodes_to_nothing(frontend):

@@ -185,6 +185,16 @@ def test_a_metric_that_no_evaluation_has_is_refused_before_training(another):
         run.train()
 
 
+def test_a_vocabulary_of_another_language_is_told_with_the_share_of_unknown_symbols(
+    another, place, capfd
+):
+    (place / "other.tsv").write_text("abcд\tA B C D\n" * 8, encoding="utf-8")
+    another("one_device", data={"validation": place / "other.tsv"})
+    told = capfd.readouterr().err
+    assert "25.0% of the symbols of `text` in the validation split are unknown" in told
+    assert told.count("unknown") == 1
+
+
 # What a run leaves.
 
 
