@@ -33,6 +33,7 @@ from pipelines.errors import (
 )
 from pipelines.folder import RunFolder
 from pipelines.job import MODEL_NAME, STRATEGIES, Job, PositiveFloat
+from pipelines.jobfile import JobFile
 from pipelines.summary import print_numbers
 
 _HIGHEST_PORT = 65535
@@ -43,6 +44,7 @@ _ABOUT = """Sequence models in TensorFlow, from raw data to a served model.
 $ transduce jobs              the jobs there are
 $ transduce run JOB           train, evaluate, export, serve and verify a job
 $ transduce run JOB --help    what can be set about it
+$ transduce prepare JOB       its data alone
 
 Exit codes: 0 success, 1 failure, 2 bad usage, 75 another worker was lost, 130 interrupted, 143
 terminated by SIGTERM; after the last three the same command goes on where it was."""
@@ -64,9 +66,12 @@ def _interrupt(number, frame) -> None:
 def _dispatch(arguments: list[str]) -> int | None:
     if arguments[:1] == ["run"]:
         return _run(arguments[1:])
+    if arguments[:1] == ["prepare"]:
+        return _prepare(arguments[1:])
     return tyro.extras.subcommand_cli_from_dict(
         {
             "run": _run_help,
+            "prepare": _prepare_help,
             "jobs": jobs,
             "evaluate": evaluate,
             "explain": explain,
@@ -130,48 +135,74 @@ def _run_help(job: Positional[str]) -> None:
     """Train, evaluate, export, serve and verify a job."""
 
 
+def _prepare_help(job: Positional[str]) -> None:
+    """Do the first stage of a job alone: its data, for `run` to go on from; by Beam if asked."""
+
+
 def _run(arguments: list[str]) -> int:
-    usage = (
-        "usage: transduce run JOB [--quick] [--folder DIR] [--train.steps N …]\n"
-        f"JOB comes first: one of {', '.join(jobfile.names())}, or a job file. "
-        "What can be set is told by: transduce run JOB --help"
-    )
-    if arguments in (["-h"], ["--help"]):
-        print(usage)
+    if _asks_for_help("run", arguments):
         return 0
-    if not arguments or arguments[0].startswith("-"):
-        raise UsageError(usage)
     file = jobfile.load(arguments[0])
-    asked = tyro.cli(
-        _run_arguments(file.job("--quick" in arguments)),
-        args=arguments[1:],
-        prog=f"transduce run {arguments[0]}",
-        description=f"{file.about()['title']}\n\nRun again, it goes on where it stopped.",
-        use_underscores=True,
-    )
-    job = Job(**{part.name: getattr(asked, part.name) for part in dataclasses.fields(Job)})
-    path = asked.folder or Path("runs") / (file.name + "-quick" * asked.quick)
+    again = "Run again, it goes on where it stopped."
+    asked, job = _asked("run", arguments, file, _run_options(), again)
     options = running.Options(
-        path, asked.strategy, asked.workers, asked.worker_timeout, asked.profile
+        asked.folder, asked.strategy, asked.workers, asked.worker_timeout, asked.profile
     )
     return running.run_job(file, job, options, ["run", *arguments])
 
 
-def _run_arguments(job: Job) -> type:
+def _prepare(arguments: list[str]) -> int:
+    if _asks_for_help("prepare", arguments):
+        return 0
+    file = jobfile.load(arguments[0])
+    about = "Prepares the data alone. `transduce run` with the same settings goes on from there."
+    asked, job = _asked("prepare", arguments, file, _prepare_options(), about)
+    running.prepare_job(file, job, asked.folder, asked.runner, asked.runner_options)
+    return 0
+
+
+def _asks_for_help(command: str, arguments: list[str]) -> bool:
+    """Prints how a command is used, if that is all that was asked; checks that a job comes first.
+
+    Raises:
+        UsageError: If none does.
+    """
+    usage = (
+        f"usage: transduce {command} JOB [--quick] [--folder DIR] [--train.steps N …]\n"
+        f"JOB comes first: one of {', '.join(jobfile.names())}, or a job file. "
+        f"What can be set is told by: transduce {command} JOB --help"
+    )
+    if arguments in (["-h"], ["--help"]):
+        print(usage)
+        return True
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError(usage)
+    return False
+
+
+def _asked(
+    command: str, arguments: list[str], file: JobFile, options: list[tuple], about: str
+) -> tuple[Any, Job]:
+    """Returns the options of a command about a job, and the job as it is to be."""
+    asked = tyro.cli(
+        _arguments(file.job("--quick" in arguments), options),
+        args=arguments[1:],
+        prog=f"transduce {command} {arguments[0]}",
+        description=f"{file.about()['title']}\n\n{about}",
+        use_underscores=True,
+    )
+    job = Job(**{part.name: getattr(asked, part.name) for part in dataclasses.fields(Job)})
+    folder = asked.folder or Path("runs") / (file.name + "-quick" * asked.quick)
+    return dataclasses.replace(asked, folder=folder), job
+
+
+def _arguments(job: Job, options: list[tuple]) -> type:
     """Returns a dataclass of a job's parts and of the options that are no part of it."""
     folder = tyro.conf.arg(help="Where the run is recorded; None: runs/JOB.")
     quick = tyro.conf.arg(help="Take the job's quick setting: smaller, sooner, worse.")
-    strategy = tyro.conf.arg(help="Where replicas of the model run; auto: every GPU, else the CPU.")
-    workers = tyro.conf.arg(help="With multi_worker: processes to start on this machine.")
-    timeout = tyro.conf.arg(help="Seconds to wait until all workers are there.")
-    profile = tyro.conf.arg(help="Steps to write a profile of, for TensorBoard.")
-    options = [
+    everywhere = [
         ("folder", Annotated[Path | None, folder], dataclasses.field(default=None)),
         ("quick", Annotated[bool, quick], dataclasses.field(default=False)),
-        ("strategy", Annotated[STRATEGIES, strategy], dataclasses.field(default="auto")),
-        ("workers", Annotated[NonNegativeInt, workers], dataclasses.field(default=0)),
-        ("worker_timeout", Annotated[PositiveFloat, timeout], dataclasses.field(default=600.0)),
-        ("profile", Annotated[NonNegativeInt, profile], dataclasses.field(default=0)),
     ]
     parts = [
         (
@@ -181,7 +212,29 @@ def _run_arguments(job: Job) -> type:
         )
         for part in dataclasses.fields(job)
     ]
-    return dataclasses.make_dataclass("Run", options + parts, frozen=True)
+    return dataclasses.make_dataclass("Asked", everywhere + options + parts, frozen=True)
+
+
+def _prepare_options() -> list[tuple]:
+    runner = tyro.conf.arg(help="Prepare data sets of TFDS by Beam: DirectRunner, say.")
+    options = tyro.conf.arg(help="Options of the runner: project=mine region=here, say.")
+    return [
+        ("runner", Annotated[str, runner], dataclasses.field(default="")),
+        ("runner_options", Annotated[tuple[str, ...], options], dataclasses.field(default=())),
+    ]
+
+
+def _run_options() -> list[tuple]:
+    strategy = tyro.conf.arg(help="Where replicas of the model run; auto: every GPU, else the CPU.")
+    workers = tyro.conf.arg(help="With multi_worker: processes to start on this machine.")
+    timeout = tyro.conf.arg(help="Seconds to wait until all workers are there.")
+    profile = tyro.conf.arg(help="Steps to write a profile of, for TensorBoard.")
+    return [
+        ("strategy", Annotated[STRATEGIES, strategy], dataclasses.field(default="auto")),
+        ("workers", Annotated[NonNegativeInt, workers], dataclasses.field(default=0)),
+        ("worker_timeout", Annotated[PositiveFloat, timeout], dataclasses.field(default=600.0)),
+        ("profile", Annotated[NonNegativeInt, profile], dataclasses.field(default=0)),
+    ]
 
 
 def _open_trained(path: Path, **fields: object):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,19 +79,25 @@ class Run:
         Raises:
             LostWorker: If another worker ended while all were training.
         """
-        stages = (self.prepare, self.train, self.evaluate, self.export, self.verify)
-        for stage in stages:
-            name = stage.__name__
-            if self.folder.done(name) is not None:
-                self._display.note(f"{name}: done before")
-                continue
-            self._display.note(f"{name}: started")
-            started = time.monotonic()
-            results = stage()
-            seconds = time.monotonic() - started
-            self.folder.finish(name, seconds, **results)
-            self._display.note(f"{name}: done in {seconds:.0f} s")
+        for stage in (self.prepare, self.train, self.evaluate, self.export, self.verify):
+            self._do(stage)
         write_report(self.folder, self.name, self.job)
+
+    def run_first(self) -> None:
+        """Does the stage that prepares the data, if it is not done yet."""
+        self._do(self.prepare)
+
+    def _do(self, stage: Callable[[], dict]) -> None:
+        name = stage.__name__
+        if self.folder.done(name) is not None:
+            self._display.note(f"{name}: done before")
+            return
+        self._display.note(f"{name}: started")
+        started = time.monotonic()
+        results = stage()
+        seconds = time.monotonic() - started
+        self.folder.finish(name, seconds, **results)
+        self._display.note(f"{name}: done in {seconds:.0f} s")
 
     def prepare(self) -> dict:
         """Learns from the data what the other stages need: vocabularies, widths of buckets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
@@ -81,6 +82,36 @@ def run_job(file: JobFile, job: Job, options: Options, arguments: Sequence[str])
             _run(folder, options, cluster)
     summarise(folder, job.export.name or file.name, job.train.seed)
     return 0
+
+
+def prepare_job(
+    file: JobFile, job: Job, path: Path, runner: str = "", runner_options: Sequence[str] = ()
+) -> None:
+    """Does the first stage of a run, which `run_job` goes on from.
+
+    Args:
+        file: The job's.
+        job: As it is to be run.
+        path: The run's folder.
+        runner: What prepares data sets of TFDS by Beam; empty: this process.
+        runner_options: Its options.
+
+    Raises:
+        UsageError: If what is asked for cannot be done here.
+    """
+    if runner:
+        if all(origin.train for origin in job.data.origins):
+            raise UsageError("`runner` goes with data sets of TFDS: files of your own need none.")
+        if importlib.util.find_spec("apache_beam") is None:
+            raise UsageError("`runner` needs Beam. Install it with: pip install 'transduce[beam]'")
+    with RunFolder(path).in_use() as folder:
+        folder.start(file, job)
+        run = open_run(path)
+        if runner:
+            from pipelines.sources import beam
+
+            beam.prepare(job.data, runner, runner_options)
+        run.run_first()
 
 
 def open_run(path: Path, *arguments: Any, **keywords: Any) -> Run:

@@ -78,7 +78,7 @@ REFUSED = {
     "run --quick g2p_transducer": "JOB comes first",
     "run none.py": "A job file must exist. Received: none.py",
     "run nothing.py": "must have a function `job()`. Received: nothing.py",
-    "runn g2p_transducer": "Available subcommands: run, jobs, evaluate, explain, export, ",
+    "runn g2p_transducer": "Available subcommands: run, prepare, jobs, evaluate, explain, export, ",
     # A misspelt field names the nearest.
     f"run {JOB} --train.stepz 4": "--train.steps INT",
     f"run {JOB} --model.encoder_unit 4": "--model.encoder_units INT",
