@@ -63,6 +63,11 @@ def run_job(file: JobFile, job: Job, options: Options, arguments: Sequence[str])
         LostWorker: If another process did not come, or ended.
         Interrupted: On SIGINT or SIGTERM.
     """
+    if options.strategy == "tpu" and not job.train.static_shapes:
+        raise UsageError(
+            "The strategy 'tpu' must have batches of fixed shapes: --train.static_shapes. "
+            "Received: --train.no_static_shapes"
+        )
     cluster, folder = _cluster(options), RunFolder(options.folder)
     if cluster is not None and cluster.supervised:
         _end_with_the_supervisor()

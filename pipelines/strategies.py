@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import get_args
 
@@ -21,7 +22,7 @@ def choose(name: STRATEGIES, cluster: Cluster | None = None) -> tf.distribute.St
     Args:
         name: `auto` is every GPU of this machine, else its one device; `one_device` the first GPU,
             else the CPU; `mirrored` every GPU, else every logical CPU; `multi_worker` the same of
-            every worker.
+            every worker; `tpu` the TPU called TPU_NAME, else this machine's.
         cluster: The processes of `multi_worker`, all of which are to be there.
 
     Raises:
@@ -29,6 +30,8 @@ def choose(name: STRATEGIES, cluster: Cluster | None = None) -> tf.distribute.St
     """
     if name == "multi_worker":
         return _multi_worker(cluster)
+    if name == "tpu":
+        return _tpu()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one_device"
@@ -50,6 +53,19 @@ def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
             )
         tf.config.set_visible_devices(gpus[cluster.index :: cluster.workers], "GPU")
     return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu() -> tf.distribute.Strategy:
+    name = os.environ.get("TPU_NAME", "local")
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise UsageError(
+            "The strategy 'tpu' must have a TPU, and TensorFlow 2.19.1 with the package "
+            f"tensorflow-tpu. Received: TensorFlow {tf.__version__}, and of the TPU {name!r}: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from None
+    return tf.distribute.TPUStrategy(resolver)
 
 
 def mirrored(devices: list) -> tf.distribute.Strategy:
@@ -136,5 +152,6 @@ def _name(strategy: tf.distribute.Strategy) -> str:
         tf.distribute.OneDeviceStrategy: "one_device",
         tf.distribute.MirroredStrategy: "mirrored",
         tf.distribute.MultiWorkerMirroredStrategy: "multi_worker",
+        tf.distribute.TPUStrategy: "tpu",
     }
     return kinds[type(strategy)]

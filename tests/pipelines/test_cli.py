@@ -97,6 +97,11 @@ REFUSED = {
     f"run {JOB} --export.name a/b": "name String should match pattern",
     f"run {JOB} --data.validation mine.tsv": "`validation` and `test` go with a `train` file",
     f"run {JOB} --train.steps": "--train.steps",
+    # Strategies.
+    f"run {JOB} --workers 2": "`workers` goes with the strategy 'multi_worker'",
+    f"run {JOB} --strategy multi_worker": "--workers 2 starts them on this machine",
+    f"run {JOB} --strategy multi_worker --workers 1": "Received: --workers 1, and no TF_CONFIG",
+    f"run {JOB} --strategy tpu": "must have batches of fixed shapes: --train.static_shapes",
     # The other commands.
     "evaluate": "The run's folder. (required)",
     "evaluate none": "must hold a config.json. Received: none",

@@ -22,3 +22,8 @@ def test_mirrored_takes_every_logical_cpu_where_there_is_no_gpu():
 def test_one_device_cannot_be_mirrored():
     with pytest.raises(UsageError, match=r"two devices at least.* 1 CPU; 'one_device' would work"):
         strategies.mirrored(tf.config.list_logical_devices("CPU")[:1])
+
+
+def test_a_machine_without_a_tpu_is_told_so():
+    with pytest.raises(UsageError, match=r"must have a TPU.* Received: TensorFlow 2\..*'local'"):
+        strategies.choose("tpu")
