@@ -1,6 +1,6 @@
 """Training of the grapheme-to-phoneme transducer, beside the same model in PyTorch.
 
-    python -m benchmarks.train_step [--quick] [--sides NAME ...]
+    python -m benchmarks.train_step [--quick] [--sides NAME ...] [--cases KIND ...]
 
 Model, optimizer and clipping are those of the job `g2p_transducer`; both sides start from the same
 weights and get the same batches, of synthetic symbols in words of a dictionary's lengths. PyTorch
@@ -46,7 +46,8 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         batches = _batches(tokens)
-        for kind, chosen in (("check", [2]), ("step", [2]), ("loop", range(len(batches)))):
+        for kind in ["check", *options.cases]:
+            chosen = range(len(batches)) if kind == "loop" else [2]
             arrays = {f"{name}_{n}": x for n, i in enumerate(chosen) for name, x in batches[i]}
             examples = sum(len(array) for name, array in arrays.items() if "inputs" in name)
             seconds = _compare(sides, kind, arrays, Path(folder), 3 if options.quick else _ROUNDS)
@@ -61,6 +62,7 @@ def _options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small batches: whether it works")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--cases", nargs="+", choices=["step", "loop"], default=["step", "loop"])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--no-huge-pages", dest="huge_pages", action="store_false")
     return parser.parse_args()

@@ -320,11 +320,11 @@ def test_everything_has_the_dtype_of_the_arguments(kind, dtype):
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
 def test_gradients_of_float32_weights_are_summed_in_float32(kind, dtype):
     inputs, kernel, bias, *rest = arguments(kind, 14, np.float32, steps=3)
-    # Of 4096 equal terms a sum in bfloat16 stops at 256 times the first, one in float16 at 2048.
-    repeats = 1024
-    inputs = tf.cast(tf.tile(inputs[:1, :1], [4 * repeats, 1, 1]), dtype)
+    # Of so many equal terms the sum is rounded otherwise than each, and too large for float16.
+    examples_in_all = 4000
+    inputs = tf.cast(tf.tile(inputs[:1, :1], [examples_in_all, 1, 1]), dtype)
     count = 1 + len(kind.vectors)
-    weights, states = rest[:count], [tf.zeros([4 * repeats, D], dtype) for _ in rest[count:]]
+    weights, states = rest[:count], [tf.zeros([examples_in_all, D], dtype) for _ in rest[count:]]
     variables = [kernel, bias, *weights]
 
     def gradients(examples):
@@ -335,9 +335,9 @@ def test_gradients_of_float32_weights_are_summed_in_float32(kind, dtype):
             total = tf.reduce_sum(tf.cast(outputs, tf.float32))
         return tape.gradient(total, variables)
 
-    one, all_of_them = gradients(1), gradients(4 * repeats)
+    one, all_of_them = gradients(1), gradients(examples_in_all)
     assert {gradient.dtype for gradient in one} == {tf.float32}
-    assert_all_close([g / (4 * repeats) for g in all_of_them], one, 1e-4)
+    assert_all_close([g / examples_in_all for g in all_of_them], one, 1e-4)
 
 
 @pytest.mark.parametrize("by", ["inputs", "gradient"])
@@ -351,8 +351,8 @@ def test_a_second_derivative_is_refused(by, mode):
             outer.watch(inputs)
             with tf.GradientTape() as inner:
                 inner.watch(inputs)
-                total = tf.reduce_sum(run(kind, inputs, LENGTHS, *rest)[0] ** 2)
-                total = total if by == "inputs" else tf.reduce_sum(inputs) * total
+                outputs = run(kind, inputs, LENGTHS, *rest)[0]
+                total = tf.reduce_sum(outputs if by == "inputs" else outputs**2)
             first = inner.gradient(total, inputs)
         return outer.gradient(first, inputs)
 
