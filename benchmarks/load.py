@@ -45,7 +45,8 @@ class Grpc:
         self._others = b"\x83\x86" + bytes(0x80 | 62 + i for i in reversed(range(3 + len(names))))
         self._stream, self._window, self._read = 1, _FIRST_WINDOW, 0
         self._rest, self._waiting = b"", 0
-        self._answered = {}  # By stream, whether it has had its message.
+        self._answered = {}  # By stream, how much has come of its message.
+        self.last = b""
         settings = struct.pack(">HIHI", 2, 0, 4, _LARGEST_WINDOW)
         widen = struct.pack(">I", _LARGEST_WINDOW - _FIRST_WINDOW)
         self.socket.sendall(
@@ -88,6 +89,7 @@ class Grpc:
     def _take(self, kind, flags, stream, payload, sizes):
         if kind == _DATA:
             self._answered[stream] += len(payload)
+            self.last = payload
             self._read += len(payload)
             if self._read > _LARGEST_WINDOW // 4:
                 self.socket.sendall(_frame(_WINDOW, 0, 0, struct.pack(">I", self._read)))
@@ -114,7 +116,7 @@ class Http:
         lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._request = "\r\n".join([*lines, "", ""]).encode() + body
-        self._rest = b""
+        self._rest = self.last = b""
 
     def ask(self, count):
         """Sends a request."""
@@ -132,7 +134,7 @@ class Http:
             return []
         if b" 200 " not in head[:20]:
             raise Failed(f"{head.splitlines()[0].decode()}: {body[:200]!r}")
-        self._rest = body[length:]
+        self._rest, self.last = body[length:], body[:length]
         return [length]
 
 
@@ -267,6 +269,8 @@ def main():
             seen = open_loop(connections, wanted["rate"], wanted["seconds"])
         else:
             seen = closed_loop(connections, in_flight, wanted["seconds"])
+        if wanted.get("show"):
+            seen["answer"] = connections[0].last.hex()
     except (Failed, OSError) as error:
         seen = {"error": str(error)}
     print(json.dumps(seen))

@@ -5,10 +5,14 @@
                         servable, batching ↗
 
 `config` says which models there are to be, `reload` puts another configuration in its place,
-`source` watches folders, `manager` loads and unloads as `lifecycle` decides, `batching` looks like
-a servable and stands before one, `core` answers. `metrics` counts everything; `journal` notes each
-request for `access_log` and `tracing`; `request_log` keeps some for `warmup`, which asks a version
-before others do; `admin` tells of the server itself.
+`source` watches folders, `manager` loads and unloads as `lifecycle` decides, `batching` stands
+before every servable, `core` answers. `metrics` counts everything; `journal` notes each request for
+`access_log` and `tracing`; `request_log` keeps some for `warmup`, which asks a version before
+others do; `admin` tells of the server itself.
+
+gRPC is answered by one event loop. What has been quick runs in it, all else in the threads of
+`batch_scheduler`; REST's threads run graphs themselves or wait for a batch. A `Call` hides which.
+`sequences` remembers the state that `sequenced` goes on with; `grpc_streaming` streams.
 
 `python -m serving.model_server --model_root=models --rest_api_port=8501` serves every model
 under `models`, which holds NAME/VERSION/saved_model.pb. It serves any SavedModel.
