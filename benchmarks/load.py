@@ -18,6 +18,7 @@ import time
 
 _ENDED, _ACKNOWLEDGED, _HEADERS_ENDED = 1, 1, 4
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 _LARGEST_WINDOW = 2**31 - 1
 _FIRST_WINDOW = 2**16 - 1
 
@@ -130,11 +131,15 @@ class Http:
         if not found:
             return []
         length = _length(head)
+        if length is None:  # One chunk, and an empty one.
+            end = body.find(_LAST_CHUNK)
+            length = end + len(_LAST_CHUNK) if end >= 0 else len(body) + 1
         if len(body) < length:
             return []
         if b" 200 " not in head[:20]:
             raise Failed(f"{head.splitlines()[0].decode()}: {body[:200]!r}")
-        self._rest, self.last = body[length:], body[:length]
+        self._rest = body[length:]
+        self.last = body[:length].removesuffix(_LAST_CHUNK).rpartition(b"\r\n")[2]
         return [length]
 
 
@@ -247,10 +252,13 @@ def _frame(kind, flags, stream, payload):
 
 
 def _length(head):
+    """Returns the length of a body; None where it comes in chunks."""
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
             return int(value)
+    if b"chunked" in head.lower():
+        return None
     raise Failed(f"an answer without a length: {head!r}")
 
 
