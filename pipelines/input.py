@@ -15,6 +15,8 @@ from pipelines.order import Order
 from pipelines.store import FeatureStore, write_features
 
 _BATCHES_AHEAD = 4
+# Batches whose examples are drawn at once, which takes about as long as to draw those of one.
+_DRAWN_TOGETHER = 64
 
 
 def write_examples(
@@ -146,12 +148,16 @@ def training_batches(
     order = Order(store.lengths(), parts, weights or parts, widths, sizes, seed)
     bounds = tf.constant(widths)
 
-    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        bucket, examples = order.batch(step)
+    def some(first: tf.Tensor) -> tf.data.Dataset:
+        steps = tf.range(first, first + _DRAWN_TOGETHER)
+        return tf.data.Dataset.from_tensor_slices(order.batches(steps))
+
+    def batch(bucket: tf.Tensor, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         ends = tf.unstack(bounds[bucket], len(store.sequences))
         return pad(store.gather(examples), dict(zip(store.sequences, ends, strict=True)))
 
-    batches = tf.data.Dataset.counter().map(batch, tf.data.AUTOTUNE, deterministic=True)
+    drawn = tf.data.Dataset.counter(step=_DRAWN_TOGETHER).flat_map(some)
+    batches = drawn.map(batch, tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(_BATCHES_AHEAD)
 
 

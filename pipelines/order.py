@@ -58,52 +58,63 @@ class Order:
         epochs = max(1, int(np.ceil(1 / np.sum(draws.sum(axis=1) / sizes))))
         self._seed = seed
         self._examples = tf.constant(np.argsort(streams, kind="stable"), tf.int64)
-        self._counts, self._draws = tf.constant(counts, tf.int64), tf.constant(draws)
-        self._firsts = tf.constant(np.cumsum(counts).reshape(counts.shape) - counts, tf.int64)
+        self._parts, self._draws = len(of), tf.constant(draws)
+        # Of each bucket's examples from each part, a stream:
+        self._counts = tf.constant(counts.ravel(), tf.int64)
+        self._firsts = tf.constant(np.cumsum(counts) - counts.ravel(), tf.int64)
         self._sizes = tf.constant(sizes, tf.int64)
         self._draws_a_round = tf.constant(draws.sum(axis=1) * epochs)
         self._batches_a_round = float(np.sum(draws.sum(axis=1) * epochs / sizes))
 
-    def batch(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns a step's bucket and the numbers of its examples, `[B]`, for a scalar int64."""
-        turn = self._round(step)
-        before, after = self._batches_before(turn), self._batches_before(turn + 1)
-        ends = tf.cumsum(after - before)
-        place = step - tf.reduce_sum(before)
-        place = permuted([place], ends[-1:], [self._key(0, turn)])[0]
-        bucket = _stretch(ends, place)
-        number = after[bucket] + place - ends[bucket]
-        places = number * self._sizes[bucket] + tf.range(self._sizes[bucket])
-        return bucket, tf.gather(self._examples, self._drawn(bucket, places))
+    def batches(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.RaggedTensor]:
+        """Returns of steps `[S]` int64 the buckets `[S]`, and the examples' numbers `[S, (B)]`."""
+        turns = self._rounds(steps)
+        before, after = self._batches_before(turns), self._batches_before(turns + 1)
+        ends = tf.cumsum(after - before, axis=1)
+        places = steps - tf.reduce_sum(before, axis=1)
+        places = permuted(places, ends[:, -1], self._key(tf.zeros_like(turns), turns))
+        buckets = _stretch(ends, places)
+        numbers = places + tf.gather(after - ends, buckets, batch_dims=1)
+        sizes = tf.gather(self._sizes, buckets)
+        starts = numbers * sizes
+        drawn = tf.ragged.range(starts, starts + sizes)
+        examples = self._drawn(tf.repeat(buckets, sizes), drawn.flat_values)
+        return buckets, drawn.with_flat_values(tf.gather(self._examples, examples))
 
-    def _round(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the round of a step: the last one before which there are not more batches."""
-        near = tf.cast(tf.cast(step, tf.float64) / self._batches_a_round, tf.int64) - 1
+    def _rounds(self, steps: tf.Tensor) -> tf.Tensor:
+        """Returns the round of each step: the last before which there are not more batches."""
+        near = tf.cast(tf.cast(steps, tf.float64) / self._batches_a_round, tf.int64) - 1
         # A round is early by less than one batch of each bucket.
-        rounds = near + tf.range(tf.size(self._sizes, tf.int64) + 3)
-        before = tf.reduce_sum(self._batches_before(rounds[:, tf.newaxis]), axis=1)
-        return near - 1 + tf.math.count_nonzero(before <= step)
+        rounds = near[:, tf.newaxis] + tf.range(tf.size(self._sizes, tf.int64) + 3)
+        before = tf.reduce_sum(self._batches_before(rounds), axis=2)
+        return near - 1 + tf.math.count_nonzero(before <= steps[:, tf.newaxis], axis=1)
 
-    def _batches_before(self, turn: tf.Tensor) -> tf.Tensor:
-        """Returns the number of batches of each bucket before a round."""
-        return turn * self._draws_a_round // self._sizes
+    def _batches_before(self, rounds: tf.Tensor) -> tf.Tensor:
+        """Returns the number of batches of each bucket before each round, `[…, buckets]`."""
+        return rounds[..., tf.newaxis] * self._draws_a_round // self._sizes
 
-    def _drawn(self, bucket: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-        """Returns what is drawn in a bucket at some places, counted from the first draw."""
-        draws, parts = self._draws[bucket], tf.shape(self._draws, tf.int64)[1]
-        ends = tf.cumsum(draws)
-        epoch, place = places // ends[-1], places % ends[-1]
-        place = permuted(place, ends[-1:], self._key(1 + bucket, epoch))
-        part = _stretch(ends, place)
-        # Of that part's examples in this bucket, gone through again and again:
-        place = epoch * tf.gather(draws, part) + place - tf.gather(ends - draws, part)
-        counts, firsts = (tf.gather(x[bucket], part) for x in (self._counts, self._firsts))
-        stream = 1 + tf.size(self._sizes, tf.int64) + bucket * parts + part
-        return firsts + permuted(place % counts, counts, self._key(stream, place // counts))
+    def _drawn(self, buckets: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+        """Returns what is drawn in buckets `[R]` at places `[R]`, counted from the first draw."""
+        streams = buckets
+        if self._parts > 1:
+            streams, places = self._of_parts(buckets, places)
+        counts, firsts = tf.gather(self._counts, streams), tf.gather(self._firsts, streams)
+        keys = self._key(1 + len(self._sizes) + streams, places // counts)
+        return firsts + permuted(places % counts, counts, keys)
 
-    def _key(self, stream: tf.Tensor | int, epoch: tf.Tensor) -> tf.Tensor:
-        """Returns the key of one of the permutations that follow one another in a stream."""
-        return _mixed(_mixed(tf.constant(self._seed, tf.uint64), stream), epoch)
+    def _of_parts(self, buckets: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns which part is drawn from, as a stream, and at which of its own places."""
+        draws = tf.gather(self._draws, buckets)
+        ends = tf.cumsum(draws, axis=1)
+        epochs, places = places // ends[:, -1], places % ends[:, -1]
+        places = permuted(places, ends[:, -1], self._key(1 + buckets, epochs))
+        part = _stretch(ends, places)
+        places += epochs * tf.gather(draws, part, batch_dims=1)
+        return buckets * self._parts + part, places - tf.gather(ends - draws, part, batch_dims=1)
+
+    def _key(self, streams: tf.Tensor, epochs: tf.Tensor) -> tf.Tensor:
+        """Returns the keys of permutations, which follow one another in each stream."""
+        return _mixed(_mixed(tf.constant(self._seed, tf.uint64), streams), epochs)
 
 
 def _buckets(lengths: np.ndarray, widths: Sequence[Sequence[int]]) -> np.ndarray:
@@ -115,8 +126,8 @@ def _buckets(lengths: np.ndarray, widths: Sequence[Sequence[int]]) -> np.ndarray
 
 
 def _stretch(ends: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """Returns in which of the stretches that end there (their ends not in them) the places are."""
-    return tf.math.count_nonzero(places[..., tf.newaxis] >= ends, axis=-1)
+    """Returns in which of stretches `[N, stretches]`, their ends not in them, places `[N]` are."""
+    return tf.math.count_nonzero(places[:, tf.newaxis] >= ends, axis=1)
 
 
 _ANY = tf.TensorSpec([None], tf.int64)
@@ -131,19 +142,26 @@ def permuted(places: tf.Tensor, sizes: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
 
     Args:
         places: `[B]` int64, in 0 … size - 1.
-        sizes: `[B]` int64, or one for all.
+        sizes: `[B]` int64, or one for all, less than 2³².
         keys: `[B]` uint64, or one for all.
 
     Reference: Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card Shuffle" (2012).
     """
+    few, which = tf.unique(keys)  # the same for all of an epoch
     numbers = tf.range(1, 3 * _ROUNDS + 1, dtype=tf.int64)
-    random = tf.bitcast(_mixed(keys[:, tf.newaxis], numbers), tf.int64)
+    random = tf.bitcast(_mixed(few, numbers[:, tf.newaxis]), tf.int64)
     for n in range(_ROUNDS):
-        pairing, factor, summand = (random[:, 3 * n + k] for k in range(3))
-        others = tf.math.floormod(pairing - places, sizes)
+        pairing, factor, summand = (tf.gather(random[3 * n + k], which) for k in range(3))
+        others = _scaled(pairing, sizes) - places
+        others = tf.where(others < 0, others + sizes, others)
         bits = tf.maximum(places, others) * (factor | 1) + summand < 0
         places = tf.where(bits, others, places)
     return places
+
+
+def _scaled(random: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """Returns random bits as a number in 0 … size - 1, sizes being less than 2³²."""
+    return tf.bitwise.right_shift((random & 0x7FFFFFFF) * sizes, 31)
 
 
 def _mixed(key: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:

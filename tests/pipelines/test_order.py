@@ -24,8 +24,8 @@ def order():
 
 def steps(order, count, start=0):
     """Returns bucket and examples of some steps."""
-    batches = tf.data.Dataset.counter(start).map(order.batch).take(count).as_numpy_iterator()
-    return [(int(bucket), examples.tolist()) for bucket, examples in batches]
+    buckets, examples = order.batches(tf.range(start, start + count, dtype=tf.int64))
+    return list(zip(buckets.numpy().tolist(), examples.to_list(), strict=True))
 
 
 def test_an_example_is_in_the_first_bucket_that_holds_it(order):
