@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, StringConstraints, Valida
 
 from pipelines.errors import UsageError
 
-Role = Literal["chief", "worker", "ps"]
+Role = Literal["chief", "worker"]
 # Set for processes that a supervisor on this machine has started.
 SUPERVISED = "TRANSDUCE_SUPERVISED"
 _HOST_AND_PORT = r"^.+:[1-9][0-9]{0,4}$"
@@ -96,9 +96,8 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """How many processes train."""
-        trains = ("worker",) if "ps" in self.addresses else ("chief", "worker")
-        return sum(len(self.addresses.get(role, [])) for role in trains)
+        """How many processes train: all, the chief too."""
+        return sum(map(len, self.addresses.values()))
 
 
 def tf_config(addresses: Mapping[Role, list[str]], role: Role, index: int) -> str:

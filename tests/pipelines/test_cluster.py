@@ -6,7 +6,7 @@ from pipelines.cluster import Cluster, tf_config
 from pipelines.errors import UsageError
 
 TWO = {"worker": ["host0:2222", "host1:2222"]}
-ROLES = {"chief": ["a:1"], "worker": ["b:2", "b:3"], "ps": ["c:4"]}
+ROLES = {"chief": ["a:1"], "worker": ["b:2", "b:3"]}
 
 
 @pytest.fixture
@@ -35,12 +35,11 @@ def test_without_a_chief_the_first_worker_is_it(read):
     assert second.workers == 2
 
 
-def test_a_chief_trains_unless_there_are_parameter_servers(read):
-    served = read(tf_config(ROLES, "worker", 0))
-    assert (served.chief, served.is_chief, served.workers) == ("chief 0", False, 2)
-    assert list(served.others) == ["chief 0", "worker 1", "ps 0"]
-    mirrored = read(tf_config({"chief": ["a:1"], "worker": ["b:2"]}, "chief", 0))
-    assert (mirrored.is_chief, mirrored.workers) == (True, 2)
+def test_a_chief_trains_too(read):
+    worker, chief = read(tf_config(ROLES, "worker", 0)), read(tf_config(ROLES, "chief", 0))
+    assert (worker.chief, worker.is_chief, worker.workers) == ("chief 0", False, 3)
+    assert list(worker.others) == ["chief 0", "worker 1"]
+    assert (chief.is_chief, chief.workers) == (True, 3)
 
 
 def test_what_else_an_operator_says_is_no_matter(read):
@@ -57,11 +56,11 @@ BAD = {
     tf_config({"worker": ["a:1", "b"]}, "worker", 0): "at cluster.worker.1: .*not 'b'",
     tf_config({"worker": ["a:0"]}, "worker", 0): "at cluster.worker.0: .*not 'a:0'",
     tf_config({"worker": []}, "worker", 0): "at cluster.worker: .* at least 1 item",
-    tf_config({"master": ["a:1"]}, "worker", 0): "at cluster.master.* 'chief', 'worker' or 'ps'",
+    tf_config({"master": ["a:1"]}, "worker", 0): "at cluster.master.* 'chief' or 'worker'",
     tf_config(TWO, "evaluator", 0): "at task.type: .*not 'evaluator'",
     tf_config(TWO, "worker", -1): "at task.index: .*greater than or equal to 0",
     tf_config(TWO, "worker", 2): "Received: worker 2, and a cluster of 2 worker",
-    tf_config(TWO, "ps", 0): "Received: ps 0, and a cluster of 2 worker",
+    tf_config(TWO, "ps", 0): "at task.type.* 'chief' or 'worker'",
     tf_config({"worker": ["a:1", "a:1"]}, "worker", 0): "name each HOST:PORT once",
     tf_config({"chief": ["a:1", "a:2"]}, "chief", 0): "may name one chief. Received: 2 chief",
 }
