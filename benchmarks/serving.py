@@ -11,6 +11,7 @@ Beside the peers stand the limits: a servicer that does nothing, and the session
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -193,12 +194,16 @@ class _Server:
         return self
 
     def __exit__(self, *_):
-        os.killpg(self._process.pid, signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         try:
             self._process.wait(15)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self._process.wait()
+
+    def _signal(self, number):
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(self._process.pid, number)
 
     def check(self):
         """Raises Unavailable where the side has ended."""
