@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 import resource
@@ -127,19 +128,27 @@ def test_a_full_disk_leaves_nothing_behind_and_is_told(task, tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-@pytest.fixture
-def small_files():
-    """Lets no file of this process become larger than a vocabulary."""
+@contextlib.contextmanager
+def _small_files():
+    """Lets no file of this process become larger than a vocabulary.
+
+    Not for longer than need be: what the tests themselves print may go to a larger file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES_OF_A_FILE, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_write_that_fails_leaves_nothing_behind(task, tmp_path, small_files):
-    with pytest.raises(ExportError, match="looker must be a folder that can be written to"):
+def test_a_write_that_fails_leaves_nothing_behind(task, tmp_path):
+    with (
+        pytest.raises(ExportError, match="looker must be a folder that can be written to"),
+        _small_files(),
+    ):
         export(task, tmp_path, "looker")
     _assert_nothing_is_left(tmp_path)
 
