@@ -12,16 +12,13 @@ At last the training step of the job `g2p_transducer --quick` says how much it w
 the state of the input is in a checkpoint.
 """
 
-import argparse
 import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.side import Side, Unavailable, ask_all, environment, time_in_turns
+from benchmarks.side import Side, ask_all, parser, pythons, time_in_turns
 
 _TORCH = ("torch_cpu", [["torch==2.13.0", "numpy"]])
 SIDES = {"ours": None, "torch_0": _TORCH, "torch_2": _TORCH}
@@ -34,15 +31,17 @@ _ROUNDS = 9
 
 def main():
     """Compares all sides, prints a table and, last, a line of JSON."""
-    options = _options()
-    sides = []
-    for name in options.sides:
-        try:
-            python = environment(*SIDES[name]) if SIDES[name] else Path(sys.executable)
-            command = ["-m", "benchmarks.input_sides", name]
-            sides.append(Side(name, python, command, options.threads, options.huge_pages))
-        except Unavailable as why:
-            print(f"{name} could not be had: {why}")
+    options = parser(__doc__, SIDES).parse_args()
+    sides = [
+        Side(
+            name,
+            python,
+            ["-m", "benchmarks.input_sides", name],
+            options.threads,
+            options.huge_pages,
+        )
+        for name, python in pythons(SIDES, options.sides).items()
+    ]
     rounds = 3 if options.quick else _ROUNDS
     counts = QUICK_COUNTS if options.quick else COUNTS
     rows, costs = [], {}
@@ -59,15 +58,6 @@ def main():
     for side in sides:
         side.close()
     print(json.dumps({"rows": rows}))
-
-
-def _options():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few examples: whether it works")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--no-huge-pages", dest="huge_pages", action="store_false")
-    return parser.parse_args()
 
 
 def _words(count, multiples=False):

@@ -9,16 +9,14 @@ compared, then the sides are timed in turns. Nothing is padded, as PyTorch has n
 packing; ours and Keras's are told the lengths all the same.
 """
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.side import Side, Unavailable, ask_all, environment, time_in_turns
+from benchmarks.side import Side, ask_all, parser, pythons, time_in_turns
 
 # By side: its environment and what is installed there, or None for ours.
 SIDES = {
@@ -36,40 +34,19 @@ _ROUNDS = 25
 
 def main():
     """Compares all sides in all cases, prints a table and, last, a line of JSON."""
-    options = _options()
-    pythons = _pythons(options.sides)
+    options = parser(__doc__, SIDES, GATES).parse_args()
+    found = pythons(SIDES, options.sides)
     rate = _rate(options)
     rows = []
     for kind in options.cases:
         for sizes in QUICK if options.quick else CASES:
             print(f"\n{kind} {_written(sizes)}")
-            sides = [_side(name, python, options) for name, python in pythons.items()]
+            sides = [_side(name, python, options) for name, python in found.items()]
             seconds = _compare(sides, kind, sizes, 3 if options.quick else _ROUNDS)
             for side in sides:
                 side.close()
             rows += _rows(kind, sizes, seconds, rate)
     print(json.dumps({"rows": rows}))
-
-
-def _options():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works at all")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--cases", nargs="+", choices=GATES, default=list(GATES))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--no-huge-pages", dest="huge_pages", action="store_false")
-    return parser.parse_args()
-
-
-def _pythons(names):
-    """Returns the Python of each side that can be had, and says which cannot."""
-    pythons = {}
-    for name in names:
-        try:
-            pythons[name] = environment(*SIDES[name]) if SIDES[name] else Path(sys.executable)
-        except Unavailable as why:
-            print(f"{name} could not be had: {why}")
-    return pythons
 
 
 def _side(name, python, options):

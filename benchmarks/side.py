@@ -5,6 +5,7 @@ A benchmark starts one `Side` for ours and one for each peer. The file that the 
 go by files.
 """
 
+import argparse
 import contextlib
 import gc
 import json
@@ -56,6 +57,40 @@ def environment(name, installs):
             raise Unavailable(f"installing {arguments} failed: {said[-1] if said else ''}")
     made.write_text(wanted, encoding="utf-8")
     return python
+
+
+def parser(about, sides, cases=()):
+    """Returns a parser of what the benchmarks of sides have in common.
+
+    Args:
+        about: the benchmark's docstring.
+        sides: names of all sides.
+        cases: names of the kinds of cases, if one may choose.
+    """
+    options = argparse.ArgumentParser(description=about.splitlines()[0])
+    options.add_argument("--quick", action="store_true", help="small: whether it works at all")
+    options.add_argument("--sides", nargs="+", choices=sides, default=list(sides))
+    if cases:
+        options.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
+    options.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options.add_argument("--no-huge-pages", dest="huge_pages", action="store_false")
+    return options
+
+
+def pythons(sides, names):
+    """Returns the Python of each side that can be had, and says which cannot.
+
+    Args:
+        sides: by name the arguments of `environment`, or None for this process's own.
+        names: of the sides that are wanted.
+    """
+    found = {}
+    for name in names:
+        try:
+            found[name] = environment(*sides[name]) if sides[name] else Path(sys.executable)
+        except Unavailable as why:
+            print(f"{name} could not be had: {why}")
+    return found
 
 
 class Side:

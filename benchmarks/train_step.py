@@ -12,16 +12,13 @@ First losses and gradients without dropout are compared. Then are timed, in turn
             DataLoader, examples per second
 """
 
-import argparse
 import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.side import Side, Unavailable, ask_all, environment, time_in_turns
+from benchmarks.side import Side, ask_all, parser, pythons, time_in_turns
 from benchmarks.transducer_loss import TORCH
 
 SIDES = {"ours": None, "torchaudio": TORCH}
@@ -33,15 +30,17 @@ _ROUNDS = 15
 
 def main():
     """Compares both sides, prints a table and, last, a line of JSON."""
-    options = _options()
-    sides = []
-    for name in options.sides:
-        try:
-            python = environment(*SIDES[name]) if SIDES[name] else Path(sys.executable)
-            command = ["-m", "benchmarks.train_step_sides", name]
-            sides.append(Side(name, python, command, options.threads, options.huge_pages))
-        except Unavailable as why:
-            print(f"{name} could not be had: {why}")
+    options = parser(__doc__, SIDES, ["step", "loop"]).parse_args()
+    sides = [
+        Side(
+            name,
+            python,
+            ["-m", "benchmarks.train_step_sides", name],
+            options.threads,
+            options.huge_pages,
+        )
+        for name, python in pythons(SIDES, options.sides).items()
+    ]
     tokens = 64 if options.quick else TOKENS
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -56,16 +55,6 @@ def main():
     for side in sides:
         side.close()
     print(json.dumps({"rows": rows}))
-
-
-def _options():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small batches: whether it works")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--cases", nargs="+", choices=["step", "loop"], default=["step", "loop"])
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--no-huge-pages", dest="huge_pages", action="store_false")
-    return parser.parse_args()
 
 
 def _batches(tokens):

@@ -12,16 +12,14 @@ Not here, though the literature names them: warp-transducer, k2 and warp-rnnt ha
 installs without a compiler set up for them or a GPU; optimized_transducer overwrites its inputs.
 """
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.side import Side, Unavailable, ask_all, environment, time_in_turns
+from benchmarks.side import Side, ask_all, parser, pythons, time_in_turns
 
 TORCH = (
     "torch",
@@ -72,15 +70,15 @@ _ROUNDS = 15
 
 def main():
     """Compares all sides in all cases, prints a table and, last, a line of JSON."""
-    options = _options()
-    pythons = _pythons(options.sides)
+    options = parser(__doc__, SIDES, sorted({kind for kind, _ in CASES})).parse_args()
+    found = pythons(SIDES, options.sides)
     limits = _limits(options)
     rows = []
     for kind, sizes in QUICK if options.quick else CASES:
         if kind not in options.cases:
             continue
         print(f"\n{kind} {_written(sizes)}")
-        sides = [_side(name, python, options) for name, python in pythons.items()]
+        sides = [_side(name, python, options) for name, python in found.items()]
         measured = _compare(sides, kind, sizes, 3 if options.quick else _ROUNDS)
         for side in sides:
             side.close()
@@ -88,28 +86,6 @@ def main():
         if "ours" in measured.get("seconds", {}):
             _print_limit(kind, sizes, limits, measured["seconds"]["ours"])
     print(json.dumps({"rows": rows}))
-
-
-def _options():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = sorted({kind for kind, _ in CASES})
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works at all")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--cases", nargs="+", choices=kinds, default=kinds)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--no-huge-pages", dest="huge_pages", action="store_false")
-    return parser.parse_args()
-
-
-def _pythons(names):
-    """Returns the Python of each side that can be had, and says which cannot."""
-    pythons = {}
-    for name in names:
-        try:
-            pythons[name] = environment(*SIDES[name]) if SIDES[name] else Path(sys.executable)
-        except Unavailable as why:
-            print(f"{name} could not be had: {why}")
-    return pythons
 
 
 def _side(name, python, options):
