@@ -25,11 +25,14 @@ class Task(tf.Module, abc.ABC):
         model: The Keras layer with all the variables.
         frontends: By field, what turns raw records into features, with its assets.
         higher_is_better: Those numbers of `measure` that are to become large.
+        many_references: Whether records of the same input are all right answers to it, as the
+            pronunciations of a word are. Else each record is an example of its own.
     """
 
     model: keras.layers.Layer
     frontends: dict[str, tf.Module]
     higher_is_better: frozenset[str] = frozenset()
+    many_references: bool = False
 
     @abc.abstractmethod
     def features(self, records: Tensors) -> dict[str, tf.Tensor | tf.RaggedTensor]:
@@ -47,6 +50,15 @@ class Task(tf.Module, abc.ABC):
         """Returns, by field of text, how many symbols are unknown and how many there are, `[2]`."""
         texts = {n: front for n, front in self.frontends.items() if isinstance(front, TextFrontend)}
         return {name: front.unknown(records[name]) for name, front in texts.items()}
+
+    def augmented(self, batch: Tensors, seed: tf.Tensor) -> Tensors:
+        """Returns padded features as training is to see them: changed at random, if at all.
+
+        Args:
+            batch: Features after `frontends.padding.pad`.
+            seed: `[2]` int32, another one for each batch; all that is random comes from it.
+        """
+        return batch
 
     @abc.abstractmethod
     def losses(self, batch: Tensors, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -80,7 +92,12 @@ class Task(tf.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def output_name(self) -> str:
-        """The name, in `answer` and in records, of what is predicted."""
+        """The name, in `answer`, of what is measured: texts, or numbers `[B, …]`."""
+
+    @property
+    def reference_name(self) -> str:
+        """The name, in records, of what answers are measured by: by default the same."""
+        return self.output_name
 
     @property
     @abc.abstractmethod
@@ -88,21 +105,19 @@ class Task(tf.Module, abc.ABC):
         """The names of what `measure` returns, the one to select a model by first."""
 
     @abc.abstractmethod
-    def measure(
-        self, answers: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> dict[str, float]:
+    def measure(self, answers: Sequence, references: Sequence[Sequence]) -> dict[str, float]:
         """Returns the `metrics` by name.
 
         Args:
-            answers: The model's answers.
-            references: For each of them all answers that count as right.
+            answers: The model's answer to each example: a text, a number or an array.
+            references: For each of them all that count as right.
         """
 
-    @abc.abstractmethod
     def confusions(
-        self, answers: Sequence[str], references: Sequence[Sequence[str]]
+        self, answers: Sequence, references: Sequence[Sequence]
     ) -> Counter[tuple[str, str]]:
         """Returns how often each part of a reference was answered by which other part."""
+        return Counter()
 
     def answers(self) -> dict[str, Callable[[Tensors], dict[str, tf.Tensor]]]:
         """Returns by signature name what is served of raw inputs."""

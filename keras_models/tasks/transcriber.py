@@ -26,6 +26,8 @@ class Transcriber(Task):
         folder: Holds the vocabulary of each field.
     """
 
+    many_references = True
+
     def __init__(self, config: Transcription, model, folder: Path):
         super().__init__()
         self._config = config
