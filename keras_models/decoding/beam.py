@@ -15,7 +15,7 @@ from keras_models.decoding.transducer import (
 Order = Literal["frame", "alignment", "adaptive"]
 
 _NEVER = float("-inf")
-# Multiplies the hash of a prefix (Knuth's MMIX generator); that of a longer one adds its label.
+# Multiplies the hash of a prefix (Knuth's MMIX generator).
 _HASH_FACTOR = 6364136223846793005
 
 
@@ -270,7 +270,6 @@ def _best(found, candidates, advance):
 
     longer_path = of_parent(found.best_path) + tf.gather(candidates.by_label, longer, batch_dims=1)
     frames, hashed, lengths = map(of_parent, (found.frames, found.hashed, found.lengths))
-    hashed_longer = hashed * _HASH_FACTOR + tf.cast(label, tf.int64) + 1
     written = emits[..., tf.newaxis] & (
         tf.range(tf.shape(found.tokens)[2]) == lengths[..., tf.newaxis]
     )
@@ -281,7 +280,7 @@ def _best(found, candidates, advance):
         symbols=tf.where(emits, of_parent(found.symbols) + 1, 0),
         log_probability=log_probability,
         best_path=tf.where(emits, longer_path, of_parent(candidates.kept_path)),
-        hashed=tf.where(emits, hashed_longer, hashed),
+        hashed=tf.where(emits, longer_hash(hashed, label), hashed),
         hashed_before=tf.where(emits, hashed, of_parent(found.hashed_before)),
         last=tf.where(emits, label, of_parent(found.last)),
         lengths=lengths + tf.cast(emits, tf.int32),
@@ -289,6 +288,11 @@ def _best(found, candidates, advance):
         token_frames=tf.where(written, frames[..., tf.newaxis], of_parent(found.token_frames)),
         state=advance_where(_rows(emits), advance, _rows(label), state),
     )
+
+
+def longer_hash(hashed, label):
+    """Returns the hash of prefixes made longer by a label, int64, from theirs; of none it is 0."""
+    return hashed * _HASH_FACTOR + tf.cast(label, tf.int64) + 1
 
 
 def _ranked(found, width, length_normalization):
