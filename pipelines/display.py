@@ -68,9 +68,14 @@ class Display:
         self.note(f"step {step}: validation {text}{' (best so far)' if best else ''}")
 
 
+def is_share(name: str) -> bool:
+    """Returns whether a number of this name is a part of 1."""
+    return name.endswith(("_rate", "accuracy", "_iou"))
+
+
 def show(name: str, value: float) -> str:
-    """Returns a number as text, a rate in percent."""
-    return f"{value:.2%}" if name.endswith("_rate") else f"{value:.4f}"
+    """Returns a number as text, a share in percent."""
+    return f"{value:.2%}" if is_share(name) else f"{value:.4f}"
 
 
 def label(name: str) -> str:

@@ -12,6 +12,7 @@ from keras_models.tasks.task import Task
 from pipelines.drawing import draw
 from pipelines.errors import UsageError
 from pipelines.evaluation import Evaluation
+from pipelines.examples import inputs
 
 _EXAMPLES = 10
 
@@ -24,12 +25,12 @@ def explain(task: Task, text: str, answer: str | None = None) -> tuple[str, Expl
         UsageError: If the task would refuse to answer.
     """
     [name] = task.input_signature
-    inputs = {name: tf.constant([text])}
-    if task.refuses(inputs).numpy().any():
+    given = {name: tf.constant([text])}
+    if task.refuses(given).numpy().any():
         raise UsageError(f"The text must be one that the model answers. Received: {text!r}")
     if answer is None:
-        answer = task.answer(inputs)[task.output_name].numpy()[0].decode()
-    [explanation] = task.explain(inputs, tf.constant([answer]))
+        answer = task.answer(given)[task.output_name].numpy()[0].decode()
+    [explanation] = task.explain(given, tf.constant([answer]))
     return answer, explanation
 
 
@@ -39,13 +40,18 @@ def draw_examples(task: Task, evaluation: Evaluation, seed: int, folder: Path) -
     Inputs that have no explanation are passed over.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = list(zip(evaluation.inputs, evaluation.answers, strict=True))
+    numbers = range(len(evaluation.examples))
     drawn = []
-    for text, answer in random.Random(seed).sample(pairs, min(_EXAMPLES, len(pairs))):
+    for number in random.Random(seed).sample(numbers, min(_EXAMPLES, len(numbers))):
+        given = inputs(task, [evaluation.examples[number]])
+        text, answer = evaluation.inputs[number], evaluation.answers[number]
         name = f"{len(drawn) + 1}.png"
         try:
-            draw(explain(task, text, answer)[1], folder / name)
+            [explanation] = task.explain(
+                {name: tf.constant(value) for name, value in given.items()}, tf.constant([answer])
+            )
         except NotExplained:
             continue
+        draw(explanation, folder / name)
         drawn.append({"input": text, "answer": answer, "file": name})
     return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipelines.errors import UsageError
 from pipelines.order import Order
 from pipelines.store import FeatureStore, write_features
 
+Batch = Mapping[str, tf.Tensor]
 _BATCHES_AHEAD = 4
 # Batches whose examples are drawn at once, which takes about as long as to draw those of one.
 _DRAWN_TOGETHER = 64
@@ -131,6 +132,7 @@ def training_batches(
     sizes: Sequence[int],
     seed: int,
     weights: Sequence[float] | None = None,
+    augmented: Callable[[Batch, tf.Tensor], Batch] = lambda batch, seed: batch,
 ) -> tf.data.Dataset:
     """Returns endless batches of padded features, each a function of the seed and its number.
 
@@ -143,6 +145,7 @@ def training_batches(
         sizes: Of `batch_sizes`.
         seed: Of the order.
         weights: Of the parts of the store; None: their numbers of examples.
+        augmented: Changes a batch by a seed `[2]`, its own.
     """
     parts = store.examples
     order = Order(store.lengths(), parts, weights or parts, widths, sizes, seed)
@@ -150,11 +153,12 @@ def training_batches(
 
     def some(first: tf.Tensor) -> tf.data.Dataset:
         steps = tf.range(first, first + _DRAWN_TOGETHER)
-        return tf.data.Dataset.from_tensor_slices(order.batches(steps))
+        return tf.data.Dataset.from_tensor_slices((steps, *order.batches(steps)))
 
-    def batch(bucket: tf.Tensor, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    def batch(step: tf.Tensor, bucket: tf.Tensor, examples: tf.Tensor) -> Batch:
         ends = tf.unstack(bounds[bucket], len(store.sequences))
-        return pad(store.gather(examples), dict(zip(store.sequences, ends, strict=True)))
+        padded = pad(store.gather(examples), dict(zip(store.sequences, ends, strict=True)))
+        return augmented(padded, tf.stack([seed, tf.cast(step, tf.int32)]))
 
     drawn = tf.data.Dataset.counter(step=_DRAWN_TOGETHER).flat_map(some)
     batches = drawn.map(batch, tf.data.AUTOTUNE, deterministic=True)

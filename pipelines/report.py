@@ -10,26 +10,27 @@ import matplotlib.figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from pipelines import jobfile
-from pipelines.display import label, show
+from pipelines.display import is_share, label, show
 from pipelines.folder import RunFolder
 from pipelines.job import Job
 from pipelines.log import read_metrics
 
 _ERRORS_SHOWN = 10
 _CONFUSIONS_SHOWN = 15
+_LONGEST_CELL = 300
 
 
 def write_report(folder: RunFolder, name: str, job: Job) -> None:
     """Writes report.md, and its pictures to plots/, from what the stages recorded."""
     evaluation = json.loads((folder.path / "evaluation.json").read_text(encoding="utf-8"))
-    _plot(folder)
+    pictures = _plot(folder)
     sections = [
         f"# {name}",
         jobfile.load(str(folder.path / "job.py")).about()["title"],
         _results(folder, evaluation),
-        "![Loss by step](plots/loss.png)\n\n![Error rates by step](plots/error_rates.png)",
-        _sampled_errors(evaluation, job.train.seed),
-        _worst_confusions(evaluation),
+        "\n\n".join(f"![{words} by step](plots/{file})" for file, words in pictures.items()),
+        *_sampled_errors(evaluation, job.train.seed),
+        *_worst_confusions(evaluation),
         *_drawn_examples(folder),
         _stages(folder),
         _environment(folder),
@@ -49,7 +50,7 @@ def _results(folder: RunFolder, evaluation: dict) -> str:
         ("Steps, and the best one", f"{train['steps']:,}, {train['best_step']:,}"),
         ("Trained on", train["devices"]),
         ("Padding in a batch", f"{_mean(read_metrics(folder.path), 'padding_share'):.1%}"),
-        ("Test inputs", f"{len(evaluation['inputs']):,}"),
+        ("Test inputs", f"{evaluation['examples']:,}"),
         *(
             (f"Test {label(metric)}", show(metric, value))
             for metric, value in evaluation["numbers"].items()
@@ -64,7 +65,10 @@ def _mean(lines: list[dict], name: str) -> float:
     return sum(values) / max(1, len(values))
 
 
-def _sampled_errors(evaluation: dict, seed: int) -> str:
+def _sampled_errors(evaluation: dict, seed: int) -> list[str]:
+    """Returns the section of wrong answers; none where answers are no texts."""
+    if not evaluation["answers"]:
+        return []
     rows = zip(evaluation["inputs"], evaluation["answers"], evaluation["references"], strict=True)
     wrong = [row for row in rows if row[1] not in row[2]]
     sample = random.Random(seed).sample(wrong, min(_ERRORS_SHOWN, len(wrong)))
@@ -72,15 +76,16 @@ def _sampled_errors(evaluation: dict, seed: int) -> str:
         ("Input", "Answer", "References"),
         [(text, answer, "; ".join(references)) for text, answer, references in sample],
     )
-    return f"## Errors, drawn at random from {len(wrong):,}\n\n{table}"
+    return [f"## Errors, drawn at random from {len(wrong):,}\n\n{table}"]
 
 
-def _worst_confusions(evaluation: dict) -> str:
+def _worst_confusions(evaluation: dict) -> list[str]:
     rows = [
         (expected or "(nothing)", found or "(nothing)", count)
         for expected, found, count in evaluation["confusions"][:_CONFUSIONS_SHOWN]
     ]
-    return "## Worst confusions\n\n" + _table(("Reference", "Answer", "Times"), rows)
+    table = _table(("Reference", "Answer", "Times"), rows)
+    return [f"## Worst confusions\n\n{table}"] if rows else []
 
 
 def _drawn_examples(folder: RunFolder) -> list[str]:
@@ -117,31 +122,45 @@ def _table(header: tuple, rows: list[tuple]) -> str:
 
 def _cell(value) -> str:
     text = " ".join(value) if isinstance(value, list) else str(value)
+    text = text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 1] + "…"
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _plot(folder: RunFolder) -> None:
+def _plot(folder: RunFolder) -> dict[str, str]:
+    """Draws what was measured by step; returns what each file in plots/ shows."""
     lines = read_metrics(folder.path)
-    names = {name for line in lines for name in line}
-    rates = sorted(name for name in names if name.endswith("_rate") and "learning" not in name)
-    (folder.path / "plots").mkdir(exist_ok=True)
-    plain, percent = StrMethodFormatter("{x:g}"), PercentFormatter(xmax=1)
+    measured = {name for line in lines for name in line if name.startswith("validation_")}
+    rates = sorted(name for name in measured if name.endswith("_rate"))
+    others = sorted(measured - {*rates, "validation_loss"})
+    plots = folder.path / "plots"
+    plots.mkdir(exist_ok=True)
     losses = ["loss", "validation_loss"]
-    _curves(lines, losses, "loss (nats per example)", plain, folder.path / "plots" / "loss.png")
-    _curves(lines, rates, "errors", percent, folder.path / "plots" / "error_rates.png")
+    _curves(lines, losses, "loss (nats)", plots / "loss.png", scale="log")
+    pictures = {"loss.png": "Loss"}
+    if rates:
+        _curves(lines, rates, "errors", plots / "error_rates.png", scale="log")
+        pictures["error_rates.png"] = "Error rates"
+    for name in others:
+        what = name.removeprefix("validation_")
+        _curves(lines, [name], label(what), plots / f"{what}.png", scale="linear")
+        pictures[f"{what}.png"] = label(what).capitalize()
+    return pictures
 
 
-def _curves(lines: list[dict], names: list[str], unit: str, formatter, path: Path) -> None:
+def _curves(lines: list[dict], names: list[str], unit: str, path: Path, scale: str) -> None:
     figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for name in names:
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
-    axes.set(xlabel="step", ylabel=unit, yscale="log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.set(xlabel="step", ylabel=unit, yscale=scale)
+    if scale == "log":
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    shares = all(is_share(name) for name in names)
+    formatter = PercentFormatter(xmax=1) if shares else StrMethodFormatter("{x:g}")
     axes.yaxis.set_major_formatter(formatter)
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

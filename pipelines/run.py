@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,9 @@ class Run:
         store = FeatureStore(self._features, in_memory=data.cache == "memory")
         sizes = batch_sizes(prepared["widths"], prepared["batch_tokens"], data.batch_size)
         weights = [origin.weight for origin in data.origins] if data.mix else None
-        batches = training_batches(store, prepared["widths"], sizes, config.seed, weights)
+        batches = training_batches(
+            store, prepared["widths"], sizes, config.seed, weights, task.augmented
+        )
         self._require_metric(task)
         self._require_rows(sizes, prepared["widths"])
         trainer = Trainer(task, config, batches, self._strategy, self.folder.path, self._profile)
@@ -228,7 +230,7 @@ class Run:
         """Answers the test split with the best weights, keeps the answers, and draws some."""
         evaluation = self.evaluation("test")
         path = self.folder.path / "evaluation.json"
-        path.write_text(json.dumps(asdict(evaluation), ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(evaluation.record(), ensure_ascii=False), encoding="utf-8")
         seed, examples = self.job.train.seed, self.folder.path / "plots" / "examples"
         return {
             **evaluation.numbers,
@@ -264,12 +266,13 @@ class Run:
     def verify(self) -> dict:
         """Serves the exported model and compares its answers with the trained one's."""
         self._restore_best()
-        evaluation = json.loads((self.folder.path / "evaluation.json").read_text(encoding="utf-8"))
-        inputs = _spread(evaluation["inputs"], self.job.export.verify_examples)
-        expected = self._evaluator("test").answers(inputs)
+        evaluator = self._evaluator("test")
+        asked = _spread(len(evaluator.examples), self.job.export.verify_examples)
         exported = self.folder.path / self.folder.done("export")["path"]
-        verification.verify(exported, inputs, expected, self._task.output_name)
-        return {"examples": len(inputs)}
+        verification.verify(
+            exported, evaluator.inputs(asked, alone=len(asked) // 4), evaluator.outputs(asked)
+        )
+        return {"examples": len(asked)}
 
     @property
     def model_name(self) -> str:
@@ -312,8 +315,7 @@ class Run:
             return self.job.task.build(self.job.model, self._assets)
 
 
-def _spread(items: list, count: int) -> list:
-    """Returns `count` items at even distances, or all."""
-    if count >= len(items):
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
+def _spread(number: int, count: int) -> list[int]:
+    """Returns `count` of 0 … number - 1 at even distances, or all."""
+    count = min(count, number)
+    return [i * number // count for i in range(count)]

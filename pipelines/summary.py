@@ -18,6 +18,7 @@ from pipelines.display import label, show
 from pipelines.folder import RunFolder
 
 _EXAMPLES_SHOWN = 10
+_LONGEST_SHOWN = 200
 
 
 def summarise(folder: RunFolder, model_name: str, seed: int) -> None:
@@ -25,15 +26,15 @@ def summarise(folder: RunFolder, model_name: str, seed: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     evaluation = json.loads((folder.path / "evaluation.json").read_text(encoding="utf-8"))
     print_numbers(console, "test", evaluation["numbers"])
-    console.print(_examples(evaluation, seed))
-    text = evaluation["inputs"][len(evaluation["inputs"]) // 2]
+    if evaluation["answers"]:
+        console.print(_examples(evaluation, seed))
     command = _this_command()
     for line in (
         f"model     {folder.path / folder.done('export')['path']}",
         f"pictures  {folder.path / 'plots'}",
         f"report    {folder.path / 'report.md'}",
         f"serve     {command} serve {shlex.quote(str(folder.path / 'models'))}",
-        f"query     {command} query {model_name} {shlex.quote(text)}",
+        f"query     {command} query {model_name} {evaluation['question']}",
     ):
         console.print(line, markup=False)
 
@@ -52,8 +53,13 @@ def _examples(evaluation: dict, seed: int) -> Table:
         rows, min(_EXAMPLES_SHOWN, len(rows))
     ):
         right = "right" if answer in references else "wrong"
-        table.add_row(Text(text), Text(answer), Text("; ".join(references)), right)
+        cells = (_short(text), _short(answer), _short("; ".join(references)))
+        table.add_row(*map(Text, cells), right)
     return table
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
 
 
 def _this_command() -> str:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from serving.client import Client
 
@@ -36,37 +38,50 @@ def served(root: Path):
 
 
 def verify(
-    exported: Path, inputs: Sequence[str], expected: Sequence[str], output: str
-) -> list[str]:
-    """Returns the served answers, each of which is the expected one.
+    exported: Path,
+    batches: Sequence[Mapping[str, np.ndarray]],
+    expected: Sequence[Mapping[str, bytes | np.ndarray]],
+) -> None:
+    """Checks that the served answers are the expected ones: numbers of floats to 1e-4.
 
-    The inputs go over gRPC to a server in a process of its own: some alone, the rest together.
+    The inputs go over gRPC to a server in a process of its own.
 
     Args:
         exported: The SavedModel, in `ROOT/NAME/VERSION`.
-        inputs: Raw inputs.
-        expected: The trained model's answers in this process.
-        output: Name of the answer among the model's outputs.
+        batches: Raw inputs, some alone and some together.
+        expected: All the outputs of the trained model in this process, example by example.
 
     Raises:
         VerificationError: If an answer differs.
     """
-    alone = len(inputs) // 4
-    batches = [[text] for text in inputs[:alone]] + [list(inputs[alone:])]
     name, version = exported.parent.name, int(exported.name)
+    right = iter(expected)
     with served(exported.parents[1]) as address, Client(address) as client:
-        answers = [
-            str(answer)
-            for batch in batches
-            for answer in client.predict(name, batch, version=version)[output]
-        ]
-    for text, answer, right in zip(inputs, answers, expected, strict=True):
-        if answer != right:
+        for inputs in batches:
+            outputs = client.predict(name, inputs, version=version)
+            for row in range(len(next(iter(inputs.values())))):
+                given = {name: value[row] for name, value in inputs.items()}
+                _require_same({n: v[row] for n, v in outputs.items()}, next(right), given)
+
+
+def _require_same(answer: Mapping, right: Mapping, given: Mapping) -> None:
+    for name, expected in right.items():
+        expected = expected.decode() if isinstance(expected, bytes) else np.asarray(expected)
+        found = answer[name]
+        if isinstance(expected, np.ndarray) and expected.dtype.kind == "f":
+            same = np.allclose(found, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+        else:
+            same = np.array_equal(found, expected)
+        if not same:
             raise VerificationError(
-                f"The served model must answer as the trained one does. For {text!r} it answered "
-                f"{answer!r}; the trained one answers {right!r}."
+                f"The served model must answer as the trained one does. For {_short(given)} it "
+                f"answered {name} {_short(found)}; the trained one answers {_short(expected)}."
             )
-    return answers
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _stop(server: subprocess.Popen) -> None:

@@ -39,6 +39,8 @@ class Speller(Task):
         rate: Share of activations dropped in training.
     """
 
+    many_references = True
+
     def __init__(self, units: int = 7, rate: float = 0.3):
         super().__init__()
         self.frontends = {}

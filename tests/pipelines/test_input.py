@@ -222,6 +222,18 @@ def test_a_checkpoint_is_no_larger_for_more_examples(batches_of, words, tmp_path
     assert size(700) < 1.1 * size(70) < 20_000
 
 
+def test_what_changes_batches_has_another_seed_for_each_of_them(write, widths, pairs):
+    store, _ = write(pairs)
+    sizes = batch_sizes(widths, TOKENS, None)
+
+    def seeds(first):
+        batches = training_batches(store, widths, sizes, 5, None, lambda batch, seed: {"": seed})
+        return [batch[""].numpy().tolist() for batch in batches.skip(first).take(3)]
+
+    assert seeds(0) == [[5, 0], [5, 1], [5, 2]]
+    assert seeds(200) == [[5, 200], [5, 201], [5, 202]]
+
+
 def test_a_batch_size_goes_before_a_budget_and_is_needed_without_sequences():
     assert batch_sizes([[4], [9]], 18, None) == [4, 2]
     assert batch_sizes([[4], [9]], 18, 5) == [5, 5]

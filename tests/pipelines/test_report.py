@@ -9,6 +9,7 @@ from pipelines.report import write_report
 
 WORDS = [f"word{i}" for i in range(40)]
 EVALUATION = {
+    "examples": 41,
     "inputs": [*WORDS, "a|b"],
     "answers": [*("A B" if i % 3 else "A C" for i in range(40)), "A | B"],
     "references": [*(["B A", "A B"] for _ in range(40)), ["A"]],
