@@ -363,6 +363,8 @@ def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501)
 def query(
     model: Positional[str],
     texts: Positional[tuple[str, ...]] = (),
+    files: tuple[Path, ...] = (),
+    given: dict[str, str] = {},  # noqa: B006 (a default to show, never changed)
     address: str = "localhost:8500",
     signature: str = "",
     n_best: int | None = None,
@@ -375,7 +377,9 @@ def query(
 
     Args:
         model: The model's name.
-        texts: What to ask; lines of standard input, if none.
+        texts: What to ask; lines of standard input, if none. What takes numbers is asked in JSON.
+        files: Files to ask in place of texts, such as images.
+        given: Further inputs of the signature for all that is asked, as in `temperature 0.7`.
         address: HOST:PORT or unix:PATH of the server.
         signature: Which of the model's functions to call; if empty, the one of what is asked for.
         n_best: Print so many answers to each text, the best first: text, log-probability, answer.
@@ -391,7 +395,12 @@ def query(
         raise UsageError("`stream` goes without `signature`, `n_best` and `timestamps`.")
     if n_best is not None and n_best < 1:
         raise UsageError(f"`n_best` must be at least 1. Received: {n_best}")
-    from pipelines import answers
+    if files and (texts or stream):
+        raise UsageError("`files` goes without texts and `stream`.")
+    unread = [str(file) for file in files if not file.is_file()]
+    if unread:
+        raise UsageError(f"`files` must be files. Received: {', '.join(unread)}")
+    from pipelines import answers, questions
     from serving.client import Client
 
     chosen = signature or answers.signature(n_best, timestamps)
@@ -402,10 +411,21 @@ def query(
                 for line in answers.lines([""], streamed.outputs, None, False, json):
                     print(line, flush=True)
             return
-        for batch in _batches(texts):
-            outputs = client.predict(model, batch, signature=chosen, timeout=timeout)
-            for line in answers.lines(batch, outputs, n_best, timestamps, json):
+        known = client.metadata(model, timeout=timeout)["signatures"].get(chosen, {})
+        for names, asked in (
+            _files(files) if files else ((batch, batch) for batch in _batches(texts))
+        ):
+            inputs = questions.inputs(asked, given, known["inputs"]) if known else asked
+            outputs = client.predict(model, inputs, signature=chosen, timeout=timeout)
+            for line in answers.lines(names, outputs, n_best, timestamps, json):
                 print(line, flush=True)
+
+
+def _files(files: Sequence[Path]) -> Iterator[tuple[list[str], list[bytes]]]:
+    """Yields names and contents of the files that are asked together."""
+    for first in range(0, len(files), _LINES_AT_ONCE):
+        some = files[first : first + _LINES_AT_ONCE]
+        yield [str(file) for file in some], [file.read_bytes() for file in some]
 
 
 def _batches(texts: tuple[str, ...]) -> Iterator[list[str]]:
