@@ -8,7 +8,7 @@ demo: $(VENV)/installed
 	$(BIN)/transduce run g2p_transducer --quick
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
