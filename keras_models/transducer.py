@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from keras_models import BLANK
 from keras_models.configs.transducer import TransducerConfig
+from keras_models.decoding.alignment import best_alignment
 from keras_models.decoding.beam import beam_transducer_search
 from keras_models.decoding.transducer import Hypotheses, Steps, greedy_transducer_search
 from keras_models.layers.dropout import dropout, fold_in
@@ -116,6 +118,15 @@ class Transducer(keras.layers.Layer):
         """Returns the posterior over the alignments of labels with inputs. Takes `call`'s."""
         scores = self(inputs, input_lengths, labels, label_lengths)
         return transducer_occupancies(scores, labels, input_lengths, label_lengths)
+
+    def explain(self, inputs, input_lengths, labels, label_lengths) -> Iterator[tuple]:
+        """Yields for each example what an `Explanation` has beside the symbols. Takes `call`'s."""
+        occupancies = self.occupancies(inputs, input_lengths, labels, label_lengths)
+        lengths = (each.numpy().tolist() for each in (input_lengths, label_lengths))
+        for frames, count, *padded in zip(*lengths, *occupancies, strict=True):
+            nodes, blanks, labels = (part.numpy()[:frames, : count + 1] for part in padded)
+            path = best_alignment(blanks, labels).tolist()
+            yield nodes, tuple(path), tuple(labels[path, range(count)].tolist())
 
     def search(self, inputs, input_lengths) -> Hypotheses:
         """Returns the best labels found for inputs `[B, T]` int32 of lengths `[B]`.

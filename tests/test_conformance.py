@@ -423,8 +423,7 @@ def test_an_answer_is_explained_or_it_is_said_that_it_cannot_be(built):
         parts, said = len(each.inputs), len(each.outputs)
         assert each.weights.shape in {(parts, said), (parts, said + 1)}
         assert len(each.frames) == len(each.certainties) == said
-        assert each.weights.min() >= 0
-        assert each.weights.max() <= 1.00001
+        assert np.all((each.weights >= 0) & (each.weights <= 1.00001))
         assert set(each.frames) <= set(range(parts))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keras_models.tasks.transcriber import Transcriber
 
 # What the served signatures give beside the output text.
-_TAKEN = ("log_probability", "tokens", "frames")
+_TAKEN = ("log_probability", "tokens", "frames", "attention")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,7 +7,6 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_models.configs.transcription import Transcription
-from keras_models.decoding.alignment import best_alignment
 from keras_models.frontends.padding import LENGTHS, pad
 from keras_models.frontends.text import TextFrontend
 from keras_models.metrics import confusions, error_rates
@@ -21,8 +20,8 @@ class Transcriber(Task):
 
     Args:
         config: Names of the two texts, how they are cut, limits.
-        model: Config of a model with `losses`, `search`, `n_best`, `occupancies`, `feasible` and
-            `streams`, as `Transducer` has them.
+        model: Config of a model with `losses`, `search`, `n_best`, `explain`, `feasible` and
+            `streams`, as `Transducer` and `Seq2Seq` have them.
         folder: Holds the vocabulary of each field.
     """
 
@@ -66,6 +65,7 @@ class Transcriber(Task):
 
         `tokens` `[B, U]` are those of the output text, and "" past its end; `frames` `[B, U]` the
         numbers, from 0, of the input symbols that they were emitted at, the unknown not counted.
+        Where the model has attention so has this: `[B, U, T]`, of each token to each input symbol.
         """
         return self._answers(self.predict(self._encoded(inputs)))
 
@@ -97,15 +97,18 @@ class Transcriber(Task):
         found = found._replace(
             tokens=found.tokens[..., :longest], frames=found.frames[..., :longest]
         )
-        return {
+        answers = {
             self._output: frontend.decode(found.tokens),
             "log_probability": found.log_probability,
             "tokens": frontend.spell(found.tokens),
             "frames": found.frames,
         }
+        if "attention" in found._fields:
+            answers["attention"] = found.attention[..., :longest, :]
+        return answers
 
     def explain(self, inputs, answers):
-        """Returns the posterior over the alignments of known symbols, one explanation an input."""
+        """Returns how known symbols of the answers go back to those of the inputs."""
         features = self.features({**inputs, self._output: answers})
         if tf.reduce_any(features[self._input].row_lengths() == 0):
             raise NotExplained(
@@ -113,11 +116,11 @@ class Transcriber(Task):
                 f"Received: {[text.decode() for text in inputs[self._input].numpy()]}"
             )
         batch = pad(features)
-        occupancies = self.model.occupancies(
+        explained = self.model.explain(
             *(batch[name + part] for name in features for part in ("", LENGTHS))
         )
-        rows = zip(*(self._symbols(features, name) for name in features), *occupancies, strict=True)
-        return [_explanation(*row) for row in rows]
+        rows = zip(*(self._symbols(features, name) for name in features), explained, strict=True)
+        return [Explanation(inputs, outputs, *rest) for inputs, outputs, rest in rows]
 
     def _symbols(self, features, name) -> list[tuple[str, ...]]:
         symbols = self.frontends[name].symbols
@@ -170,12 +173,3 @@ class Transcriber(Task):
         check = tf.debugging.Assert(longest <= limit, [message, longest])
         with tf.control_dependencies([check]):
             return tf.identity(text)
-
-
-def _explanation(inputs, outputs, *occupancies) -> Explanation:
-    """Returns the explanation of an example by its padded `TransducerOccupancies`."""
-    within = slice(len(inputs)), slice(len(outputs) + 1)
-    nodes, blanks, labels = (padded.numpy()[within] for padded in occupancies)
-    frames = best_alignment(blanks, labels).tolist()
-    certainties = labels[frames, range(len(outputs))].tolist()
-    return Explanation(inputs, outputs, nodes, tuple(frames), tuple(certainties))

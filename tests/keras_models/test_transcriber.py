@@ -97,7 +97,9 @@ def test_a_text_without_symbols_has_one_answer_the_empty_one(build):
 
 
 def test_an_output_has_a_name_of_its_own():
-    with pytest.raises(ValueError, match="must be none of log_probability, tokens, frames"):
+    with pytest.raises(
+        ValueError, match="must be none of log_probability, tokens, frames, attention"
+    ):
         Transcription(input=Text("text"), output=Text("tokens"))
 
 
