@@ -119,9 +119,9 @@ class Seq2Seq(keras.layers.Layer):
         hidden, attention = self._decode(memory, labels, label_lengths, dropout_seed)
         return self._scores(hidden), attention
 
-    def feasible(self, input_lengths, label_lengths) -> tf.Tensor:
+    def feasible(self, inputs: tf.RaggedTensor, labels: tf.RaggedTensor) -> tf.Tensor:
         """Returns `[B]` bool: whether there is an input where there are labels."""
-        return (input_lengths > 0) | (label_lengths == 0)
+        return (inputs.row_lengths() > 0) | (labels.row_lengths() == 0)
 
     def losses(self, inputs, input_lengths, labels, label_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the cross entropy `[B]` of the labels and their end, in nats. Takes `call`'s."""

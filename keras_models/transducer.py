@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from keras_models import BLANK
 from keras_models.configs.transducer import TransducerConfig
-from keras_models.decoding.alignment import best_alignment
+from keras_models.decoding.alignment import alignments
 from keras_models.decoding.beam import beam_transducer_search
 from keras_models.decoding.transducer import Hypotheses, Steps, greedy_transducer_search
 from keras_models.layers.dropout import dropout, fold_in
 from keras_models.layers.joint import Joint
-from keras_models.layers.recurrent import LSTM, LSTMState, StackedLSTM
-from keras_models.layers.streaming import CausalLSTM, ChunkedLSTM
+from keras_models.layers.recurrent import LSTM, LSTMState
+from keras_models.layers.symbols import SymbolEncoder
 from keras_models.losses.transducer import (
     TransducerOccupancies,
     fused_transducer_loss,
@@ -64,15 +64,12 @@ class Transducer(keras.layers.Layer):
         self._config = config
         fused = config.fused_loss
         self._fuses = output_size >= _LEAST_FUSED if fused is None else fused
-        self._input_embedding = keras.layers.Embedding(input_size, config.embedding_units)
-        self._encoder = _encoder(config)
+        self._encoder = SymbolEncoder(config, input_size)
         self._output_embedding = keras.layers.Embedding(output_size, config.predictor_units)
         self._predictor = LSTM(config.predictor_units)
         self._joint = Joint(
             config.joint_units, output_size, self._encoder.output_width, config.predictor_units
         )
-        self._input_embedding.build()
-        self._encoder.build((None, None, config.embedding_units))
         self._output_embedding.build()
         self._predictor.build((None, None, config.predictor_units))
         self.built = True
@@ -101,9 +98,9 @@ class Transducer(keras.layers.Layer):
         prediction = self._joint.project_prediction(self._drop(prediction, dropout_seed, 2))
         return encoding, prediction
 
-    def feasible(self, input_lengths, label_lengths) -> tf.Tensor:
+    def feasible(self, inputs: tf.RaggedTensor, labels: tf.RaggedTensor) -> tf.Tensor:
         """Returns `[B]` bool: whether there is an alignment. Labels need one frame, not more."""
-        return (input_lengths > 0) | (label_lengths == 0)
+        return (inputs.row_lengths() > 0) | (labels.row_lengths() == 0)
 
     def losses(self, inputs, input_lengths, labels, label_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the negative log-likelihood `[B]` of the labels, in nats. Takes `call`'s."""
@@ -120,13 +117,9 @@ class Transducer(keras.layers.Layer):
         return transducer_occupancies(scores, labels, input_lengths, label_lengths)
 
     def explain(self, inputs, input_lengths, labels, label_lengths) -> Iterator[tuple]:
-        """Yields for each example what an `Explanation` has beside the symbols. Takes `call`'s."""
+        """Yields for each example what an `Explanation` has beside symbols. Takes `call`'s."""
         occupancies = self.occupancies(inputs, input_lengths, labels, label_lengths)
-        lengths = (each.numpy().tolist() for each in (input_lengths, label_lengths))
-        for frames, count, *padded in zip(*lengths, *occupancies, strict=True):
-            nodes, blanks, labels = (part.numpy()[:frames, : count + 1] for part in padded)
-            path = best_alignment(blanks, labels).tolist()
-            yield nodes, tuple(path), tuple(labels[path, range(count)].tolist())
+        return alignments(occupancies, input_lengths, label_lengths)
 
     def search(self, inputs, input_lengths) -> Hypotheses:
         """Returns the best labels found for inputs `[B, T]` int32 of lengths `[B]`.
@@ -143,7 +136,7 @@ class Transducer(keras.layers.Layer):
     @property
     def streams(self) -> bool:
         """Whether there is a `stream`: whether the encoder need not see all of an input."""
-        return hasattr(self._encoder, "stream")
+        return self._encoder.streams
 
     def stream_start(self, batch_size: tf.Tensor) -> StreamState:
         """Returns the state before any input."""
@@ -161,9 +154,8 @@ class Transducer(keras.layers.Layer):
             state: What the last call returned, or `stream_start`.
             final: Whether no more inputs are to come.
         """
-        embedded = self._input_embedding(inputs)
         encoding, frames, encoder = self._encoder.stream(
-            embedded, input_lengths, state.encoder, final
+            inputs, input_lengths, state.encoder, final
         )
         encoding = self._joint.project_encoding(encoding)
         found, predictor = self._greedy_search(encoding, frames, state.predictor)
@@ -220,9 +212,8 @@ class Transducer(keras.layers.Layer):
 
     def encode(self, inputs, input_lengths, dropout_seed=None) -> tf.Tensor:
         """Returns the encoder's output as the joint takes it, `[B, T, joint units]`."""
-        embedded = self._drop(self._input_embedding(inputs), dropout_seed, 3)
-        encoding, _ = self._encoder(embedded, input_lengths, dropout_seed=fold_in(dropout_seed, 4))
-        return self._joint.project_encoding(self._drop(encoding, dropout_seed, 5))
+        encoding = self._encoder(inputs, input_lengths, fold_in(dropout_seed, 3))
+        return self._joint.project_encoding(encoding)
 
     def start(self, batch_size: tf.Tensor) -> PredictorState:
         """Returns the prediction network's state before any label."""
@@ -241,14 +232,3 @@ class Transducer(keras.layers.Layer):
 
     def _drop(self, values: tf.Tensor, seed: tf.Tensor | None, place: int) -> tf.Tensor:
         return dropout(values, self._dropout, fold_in(seed, place))
-
-
-def _encoder(config: TransducerConfig) -> keras.layers.Layer:
-    sizes = {"units": config.encoder_units, "layers": config.encoder_layers}
-    if config.encoder == "causal":
-        return CausalLSTM(**sizes, dropout=config.dropout)
-    if config.encoder == "chunked":
-        return ChunkedLSTM(
-            **sizes, chunk=config.chunk, lookahead=config.lookahead, dropout=config.dropout
-        )
-    return StackedLSTM(**sizes, bidirectional=True, dropout=config.dropout)

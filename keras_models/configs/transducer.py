@@ -4,38 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from keras_models.configs import STRICT
+from keras_models.configs.encoder import EncoderConfig
 
 if TYPE_CHECKING:
     from keras_models.transducer import Transducer
 
 
 @dataclass(frozen=True, config=STRICT)
-class TransducerConfig:
+class TransducerConfig(EncoderConfig):
     """An RNN transducer (Graves 2012) of LSTMs over symbols."""
 
-    embedding_units: PositiveInt = 128
-    """Width of the vectors that stand for input symbols."""
-    encoder: Literal["bidirectional", "causal", "chunked"] = "bidirectional"
-    """What the LSTM encoder reads beside the past: all the rest, nothing, or a chunk and what is
-    shortly ahead. All but the first answer while the input is still coming."""
-    encoder_units: PositiveInt = 192
-    """Width of each direction of the encoder."""
-    encoder_layers: PositiveInt = 2
-    """Number of layers of the encoder."""
-    chunk: PositiveInt = 4
-    """Symbols in a chunk of the chunked encoder."""
-    lookahead: NonNegativeInt = 4
-    """Symbols past a chunk that the chunked encoder reads with it."""
     predictor_units: PositiveInt = 192
     """Width of the LSTM prediction network and of its symbol vectors."""
     joint_units: PositiveInt = 192
     """Width of the joint network's hidden layer."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of activations dropped in training."""
     fused_loss: bool | None = None
     """Compute joint network and loss together, tile by tile, in a fraction of the memory. None:
     from 128 output symbols on, where that is faster, too; with fewer, it is for long inputs."""

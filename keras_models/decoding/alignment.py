@@ -1,6 +1,23 @@
-"""The likeliest alignment of labels with frames, by the posterior over all of them."""
+"""The likeliest alignments of labels with frames, by the posterior over all of them."""
+
+from collections.abc import Iterator
 
 import numpy as np
+
+
+def alignments(occupancies, input_lengths, label_lengths) -> Iterator[tuple]:
+    """Yields of each example its nodes, and of each label the frame and how likely it is there.
+
+    Args:
+        occupancies: `TransducerOccupancies` of examples that have a frame and a path.
+        input_lengths: `[B]` integers.
+        label_lengths: `[B]` integers.
+    """
+    lengths = (each.numpy().tolist() for each in (input_lengths, label_lengths))
+    for frames, count, *padded in zip(*lengths, *occupancies, strict=True):
+        nodes, blanks, labels = (part.numpy()[:frames, : count + 1] for part in padded)
+        path = best_alignment(blanks, labels).tolist()
+        yield nodes, tuple(path), tuple(labels[path, range(count)].tolist())
 
 
 def best_alignment(blanks, labels):

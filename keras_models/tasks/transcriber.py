@@ -21,7 +21,7 @@ class Transcriber(Task):
     Args:
         config: Names of the two texts, how they are cut, limits.
         model: Config of a model with `losses`, `search`, `n_best`, `explain`, `feasible` and
-            `streams`, as `Transducer` and `Seq2Seq` have them.
+            `streams`, as `Transducer`, `CTC` and `Seq2Seq` have them.
         folder: Holds the vocabulary of each field.
     """
 
@@ -38,8 +38,7 @@ class Transcriber(Task):
         return {name: front.encode(records[name]) for name, front in self.frontends.items()}
 
     def feasible(self, features):
-        texts = features[self._input], features[self._output]
-        return self.model.feasible(*(text.row_lengths() for text in texts))
+        return self.model.feasible(features[self._input], features[self._output])
 
     def refuses(self, records):
         return self.frontends[self._input].encode(records[self._input]).row_lengths() > self._limit
@@ -114,6 +113,11 @@ class Transcriber(Task):
             raise NotExplained(
                 f"`{self._input}` must have a known symbol to align an answer with. "
                 f"Received: {[text.decode() for text in inputs[self._input].numpy()]}"
+            )
+        if not tf.reduce_all(self.feasible(features)):
+            raise NotExplained(
+                f"`{self._output}` must not be longer than what the model can say of "
+                f"`{self._input}`. Received: {[text.decode() for text in answers.numpy()]}"
             )
         batch = pad(features)
         explained = self.model.explain(
