@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from keras_models.configs import STRICT
 from keras_models.configs.image import Image
 from keras_models.configs.records import Field
+from keras_models.configs.series import Series
 
 if TYPE_CHECKING:
     from keras_models.tasks.classifier import Classifier
@@ -24,7 +25,7 @@ _TAKEN = ("scores", "classes")
 class Classification:
     """One label for a whole input, of those that training knows."""
 
-    input: Image
+    input: Image | Series
     label: str = "label"
     """Name of the label in records, features and served signatures."""
     label_smoothing: Annotated[float, Limits(ge=0, lt=1)] = 0.0

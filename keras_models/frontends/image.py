@@ -31,9 +31,10 @@ class ImageFrontend(tf.Module):
         self.shape = (config.height, config.width, config.channels)
 
     @property
-    def signature(self) -> tf.TensorSpec:
+    def signature(self) -> dict[str, tf.TensorSpec]:
         """What `served` takes: files."""
-        return tf.TensorSpec([None], tf.string, self._config.field)
+        field = self._config.field
+        return {field: tf.TensorSpec([None], tf.string, field)}
 
     @property
     def forms(self):
@@ -41,10 +42,10 @@ class ImageFrontend(tf.Module):
         pixels = [None, None, None, self._config.channels]
         return {"pixels": (tf.TensorSpec(pixels, tf.uint8, self._config.field), self._of_pixels)}
 
-    def parse(self, examples: tf.Tensor) -> tf.Tensor:
-        """Returns the files in serialized `tf.Example`s, both `[B]` string."""
+    def parse(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what `served` takes, for serialized `tf.Example`s `[B]` string."""
         feature = {self._config.field: tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_example(examples, feature)[self._config.field]
+        return tf.io.parse_example(examples, feature)
 
     def encode(self, files: tf.Tensor) -> tf.Tensor:
         """Returns the pixels of training images, `[B, *shape]` uint8, for `[B]` string.
@@ -64,17 +65,21 @@ class ImageFrontend(tf.Module):
                 files = tf.identity(files)
         return tf.ensure_shape(self._decoded(files, self.shape[:2]), [None, *self.shape])
 
+    def feasible(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Returns `[B]` bool: all that `encode` gives can be learnt from."""
+        return tf.ones([tf.shape(pixels)[0]], tf.bool)
+
     def refuses(self, files: tf.Tensor) -> tf.Tensor:
         """Returns `[B]` bool: whether `served` refuses a file for its kind or its size."""
         return ~self._is_served(_sizes(files))
 
-    def served(self, files: tf.Tensor) -> dict[str, tf.Tensor]:
+    def served(self, inputs) -> dict[str, tf.Tensor]:
         """Returns a batch for `inputs`, of files `[B]` string: pixels, padded, and their sizes.
 
         Raises:
             InvalidArgumentError: If one is no PNG or JPEG, is broken, or too large.
         """
-        files, sizes = self._checked(files)
+        files, sizes = self._checked(inputs[self._config.field])
         if self._config.resize:
             return {self._config.field: self._decoded(files, self.shape[:2])}
         largest = tf.reduce_max(tf.concat([sizes, [[1, 1]]], axis=0), axis=0)

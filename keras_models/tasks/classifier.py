@@ -42,8 +42,8 @@ class Classifier(Task):
         }
 
     def feasible(self, features):
-        """Returns `[B]` bool: whether the label is one of the known classes."""
-        return features[self._label] >= 0
+        """Returns `[B]` bool: whether the input is whole, and its label a known class."""
+        return self._frontend.feasible(features[self._input]) & (features[self._label] >= 0)
 
     def refuses(self, records):
         return self._frontend.refuses(records[self._input])
@@ -68,7 +68,7 @@ class Classifier(Task):
 
         They are in the order of the asset `LABEL.txt`, and of what `classify` gives as `classes`.
         """
-        return self._answer(self._frontend.served(inputs[self._input]))
+        return self._answer(self._frontend.served(inputs))
 
     def _answer(self, batch):
         best, probabilities = self.predict(batch)
@@ -95,8 +95,7 @@ class Classifier(Task):
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
         def serve(examples):
-            inputs = self._frontend.parse(examples)
-            scores = self.answer({self._input: inputs})["scores"]
+            scores = self.answer(self._frontend.parse(examples))["scores"]
             classes = tf.broadcast_to(tf.constant(self._labels.classes), tf.shape(scores))
             return {"classes": classes, "scores": scores}
 
@@ -104,7 +103,7 @@ class Classifier(Task):
 
     @property
     def input_signature(self):
-        return {self._input: self._frontend.signature}
+        return self._frontend.signature
 
     @property
     def output_name(self):
