@@ -20,6 +20,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_models.configs.classification import Classification
+from keras_models.configs.regression import Regression
+from keras_models.configs.series import Series
+from keras_models.configs.tagging import Tagging
 from keras_models.configs.transcription import Text, Transcription
 from keras_models.frontends.padding import LENGTHS, pad
 from keras_models.tasks.explanation import NotExplained
@@ -82,6 +86,46 @@ def _(config: Transcription) -> Examples:
         limit=config.max_length,
         foreign={name: [between.format(text) for text in records[name]]},
         native={name: records[name]},
+    )
+
+
+@_examples.register
+def _(config: Tagging) -> Examples:
+    text, tags = config.texts
+    lengths, limit = (9, 2, 5, 7), config.max_length
+    return Examples(
+        records={each.field: [_text(each, n) for n in lengths] for each in (text, tags)},
+        empty={text.field: [""]},
+        longest={text.field: [_text(text, 3), _text(text, limit)]},
+        too_long={text.field: [_text(text, 3), _text(text, limit + 1)]},
+        limit=limit,
+    )
+
+
+@_examples.register
+def _(config: Classification) -> Examples:
+    inputs = _examples(config.input)
+    return replace(inputs, records={**inputs.records, config.label: ["a", "b", "c", "a"]})
+
+
+@_examples.register
+def _(config: Regression) -> Examples:
+    inputs, values = _examples(config.input), list(np.array([1, -2, 5, 3], np.float32))
+    return replace(inputs, records={**inputs.records, config.value: values})
+
+
+@_examples.register
+def _(config: Series) -> Examples:
+    def series(steps):
+        shape = (steps, *config.record.shape[1:])
+        return np.random.default_rng(steps).normal(size=shape).astype(np.float32)
+
+    name, limit = config.field, config.max_length
+    return Examples(
+        records={name: [series(n) for n in (9, 2, 5, 7)]},
+        longest={name: [series(3), series(limit)]},
+        too_long={name: [series(3), series(limit + 1)]},
+        limit=limit,
     )
 
 

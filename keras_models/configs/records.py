@@ -24,3 +24,5 @@ class Field:
     """What it is made of."""
     shape: tuple[PositiveInt | None, ...] = ()
     """Its shape in one record; None where records may differ."""
+    aligned_with: str = ""
+    """Another field of text, each of whose tokens between white space has one token here."""

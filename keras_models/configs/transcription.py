@@ -28,6 +28,8 @@ class Text:
     """A symbol is a character, or a token between white space."""
     lowercase: bool = False
     """Fold to lower case first."""
+    min_count: PositiveInt = 1
+    """How often a symbol must be in the training data to be known."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -41,7 +41,7 @@ def vocabulary_path(folder: Path, config: Text) -> Path:
 
 
 def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, folder: Path) -> None:
-    """Writes every symbol of the texts, the most frequent first, one a line.
+    """Writes every symbol that is frequent enough, the most frequent first, one a line.
 
     Line 0 stands for number 0, which pads a sequence and is the blank of a transducer. Symbols
     are of composed characters (NFC). A line break is written as `\\n` or `\\r`, and a symbol that
@@ -58,7 +58,8 @@ def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, folder: Path) -
         flat = _cut(tf.constant(texts, tf.string), config).flat_values.numpy()
         for symbol, count in zip(*np.unique(flat, return_counts=True), strict=True):
             counts[symbol] = counts.get(symbol, 0) + int(count)
-    known = counts.keys() - {_PADDING_LINE.encode()}
+    frequent = {symbol for symbol, count in counts.items() if count >= config.min_count}
+    known = frequent - {_PADDING_LINE.encode()}
     symbols = sorted(known, key=lambda symbol: (-counts[symbol], symbol))
     lines = [_PADDING_LINE, *(_to_line(symbol.decode("utf-8")) for symbol in symbols)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +112,13 @@ class TextFrontend(tf.Module):
         numbers = self._lookup(text)
         known = tf.ragged.boolean_mask(numbers, numbers != PADDING)
         return tf.cast(known, tf.int32)
+
+    def encode_all(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Returns the same with the unknown symbols, each of which has the number `size`."""
+        numbers = self._lookup(text)
+        unknown = tf.fill(tf.shape(numbers.flat_values), tf.cast(self.size, numbers.dtype))
+        known = tf.where(numbers.flat_values == PADDING, unknown, numbers.flat_values)
+        return tf.cast(numbers.with_flat_values(known), tf.int32)
 
     def unknown(self, text: tf.Tensor) -> tf.Tensor:
         """Returns of `[B]` string how many symbols the vocabulary lacks and how many there are."""

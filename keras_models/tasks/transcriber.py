@@ -7,6 +7,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_models.configs.transcription import Transcription
+from keras_models.frontends.limit import within_limit
 from keras_models.frontends.padding import LENGTHS, pad
 from keras_models.frontends.text import TextFrontend
 from keras_models.metrics import confusions, error_rates
@@ -171,9 +172,4 @@ class Transcriber(Task):
         return self._config.max_length
 
     def _within_limit(self, text: tf.RaggedTensor) -> tf.RaggedTensor:
-        limit = self._limit
-        message = f"`{self._input}` must have at most {limit} symbols. Received more, in symbols:"
-        longest = tf.reduce_max(tf.concat([text.row_lengths(), [0]], 0))
-        check = tf.debugging.Assert(longest <= limit, [message, longest])
-        with tf.control_dependencies([check]):
-            return tf.identity(text)
+        return within_limit(text, self._limit, self._input)

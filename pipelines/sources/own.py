@@ -145,7 +145,8 @@ def _write(
             for split in SPLITS
         }
         for source, path in paths.items():
-            for record in _good(source, path, FORMATS[format](path, fields, names), bad):
+            found = _aligned(FORMATS[format](path, fields, names), fields)
+            for record in _good(source, path, found, bad):
                 key = record[fields[0].name]
                 if format == "folder":
                     key = os.path.relpath(key, os.fsencode(path))
@@ -189,6 +190,22 @@ class _Bad:
         if count > len(self.shown):
             title += f", of which the first {len(self.shown)}"
         return "\n  ".join([f"{title}:", *self.shown])
+
+
+def _aligned(
+    found: Iterable[tuple[str, Record | DataError]], fields: Sequence[Field]
+) -> Iterator[tuple[str, Record | DataError]]:
+    """Yields places and records, and what is wrong with fields that do not go with others."""
+    pairs = [(field.name, field.aligned_with) for field in fields if field.aligned_with]
+    for place, record in found:
+        for name, other in pairs if not isinstance(record, DataError) else ():
+            tokens, wanted = len(record[name].split()), len(record[other].split())
+            if tokens != wanted:
+                record = DataError(
+                    f"`{name}` has {tokens} tokens, and `{other}` has {wanted}; each must have one"
+                )
+                break
+        yield place, record
 
 
 def _good(
