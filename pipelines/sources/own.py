@@ -201,9 +201,7 @@ def _aligned(
         for name, other in pairs if not isinstance(record, DataError) else ():
             tokens, wanted = len(record[name].split()), len(record[other].split())
             if tokens != wanted:
-                record = DataError(
-                    f"`{name}` has {tokens} tokens, and `{other}` has {wanted}; each must have one"
-                )
+                record = DataError(f"`{name}` has {tokens} tokens, not {wanted} as `{other}`")
                 break
         yield place, record
 

@@ -47,6 +47,19 @@ def test_decoding_gives_the_encoded_text_back(frontend, config, texts):
     assert _round_trip(frontend(config, texts), texts) == texts
 
 
+def test_a_rare_symbol_is_unknown(frontend):
+    config = Text(field="word", min_count=2)
+    assert _round_trip(frontend(config, ["abac"], ["bd"]), ["abcd"]) == ["ab"]
+
+
+def test_unknown_symbols_may_be_numbered_as_one(frontend):
+    built = frontend(TOKENS, ["A B"])
+    numbers = built.encode_all(tf.constant(["A x B", "", "y y"]))
+    assert numbers.dtype == tf.int32
+    assert numbers.to_list() == [[1, 3, 2], [], [3, 3]]
+    assert built.size == 3
+
+
 def test_the_most_frequent_symbol_comes_first_and_ties_go_by_symbol(frontend):
     built = frontend(CHARACTERS, ["cab", "bab"], ["dé"])
     assert built.symbols == ("<pad>", "b", "a", "c", "d", "é")
