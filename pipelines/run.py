@@ -140,8 +140,7 @@ class Run:
             if count:
                 raise DataError(
                     f"Every input of the {split} split must be one that the model answers. "
-                    f"Received: {count} longer than --task.max_length, "
-                    f"which is {self.job.task.max_length}."
+                    f"Received: {count} {self._task.refusal}."
                 )
             self._tell_unknown(split)
 
@@ -150,7 +149,7 @@ class Run:
             if share > _NOTED_UNKNOWN:
                 self._display.note(
                     f"{share:.1%} of the symbols of `{field}` in the {split} split are unknown to "
-                    "the vocabulary, and left out. Is it of another language?"
+                    "the vocabulary. Is it of another language?"
                 )
 
     def train(self) -> dict:

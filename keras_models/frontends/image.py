@@ -73,6 +73,14 @@ class ImageFrontend(tf.Module):
         """Returns `[B]` bool: whether `served` refuses a file for its kind or its size."""
         return ~self._is_served(_sizes(files))
 
+    @property
+    def refusal(self) -> str:
+        """What is wrong with inputs that `refuses` is true of, in words."""
+        return (
+            "that are no PNG or JPEG, or of more rows or columns than --task.input.largest, "
+            f"which is {self._config.largest}"
+        )
+
     def served(self, inputs) -> dict[str, tf.Tensor]:
         """Returns a batch for `inputs`, of files `[B]` string: pixels, padded, and their sizes.
 

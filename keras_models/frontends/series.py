@@ -67,6 +67,14 @@ class SeriesFrontend(tf.Module):
         encoded = self.encode(series)
         return ~self.feasible(encoded) | (encoded.row_lengths() > self._config.max_length)
 
+    @property
+    def refusal(self) -> str:
+        """What is wrong with inputs that `refuses` is true of, in words."""
+        return (
+            "of no step, with what is no finite number, or longer than --task.input.max_length, "
+            f"which is {self._config.max_length}"
+        )
+
     def served(self, inputs) -> dict[str, tf.Tensor]:
         """Returns a batch for `inputs`, of what the `signature` says.
 

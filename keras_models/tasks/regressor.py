@@ -48,6 +48,10 @@ class Regressor(Task):
     def refuses(self, records):
         return self._frontend.refuses(records[self._input])
 
+    @property
+    def refusal(self):
+        return self._frontend.refusal
+
     def augmented(self, batch, seed):
         return {**batch, self._input: self._frontend.augmented(batch[self._input], seed)}
 

@@ -52,6 +52,10 @@ class Tagger(Task):
         tokens = self._text.encode_all(records[self._config.text])
         return tokens.row_lengths() > self._config.max_length
 
+    @property
+    def refusal(self):
+        return f"longer than --task.max_length, which is {self._config.max_length}"
+
     def losses(self, batch, dropout_seed=None):
         """Returns the sum of the losses of each text's tokens, in nats."""
         scores, tags = self._scores(batch, dropout_seed), batch[self._config.tags]

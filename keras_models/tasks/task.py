@@ -46,6 +46,11 @@ class Task(tf.Module, abc.ABC):
     def refuses(self, records: Tensors) -> tf.Tensor:
         """Returns `[B]` bool: whether `answer` would refuse a raw input, as too long, say."""
 
+    @property
+    def refusal(self) -> str:
+        """What is wrong with inputs that `refuses` is true of, in words."""
+        return "that it refuses"
+
     def unknown(self, records: Tensors) -> dict[str, tf.Tensor]:
         """Returns, by field of text, how many symbols are unknown and how many there are, `[2]`."""
         texts = {n: front for n, front in self.frontends.items() if isinstance(front, TextFrontend)}

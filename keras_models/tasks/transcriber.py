@@ -44,6 +44,10 @@ class Transcriber(Task):
     def refuses(self, records):
         return self.frontends[self._input].encode(records[self._input]).row_lengths() > self._limit
 
+    @property
+    def refusal(self):
+        return f"longer than --task.max_length, which is {self._config.max_length}"
+
     def losses(self, batch, dropout_seed=None):
         inputs, input_lengths = batch[self._input], batch[self._input + LENGTHS]
         labels, label_lengths = batch[self._output], batch[self._output + LENGTHS]
