@@ -42,8 +42,9 @@ class Origin:
     """Likewise; None: split off `train`."""
     test: AbsolutePath | None = None
     """Likewise; None: split off `train`."""
-    format: Literal["", "tsv", "csv", "jsonl", "npz", "folder", "tfrecord"] = ""
-    """What your own files are; empty: what their names end with, or a TSV."""
+    format: Literal["", "tsv", "csv", "jsonl", "npz", "folder", "tfrecord", "text"] = ""
+    """What your own files are; empty: what their names end with, or a TSV; text: a file is one
+    record, a text."""
     skip_bad_lines: bool = False
     """Skip and count bad lines or files of your own, rather than stop at them."""
     weight: PositiveFloat = 1.0

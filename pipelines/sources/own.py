@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_models.configs.records import Field
 from pipelines.datasets.splits import SPLITS, DataError, Split, split_of
-from pipelines.sources import arrays, folders, json_lines, records, tables
+from pipelines.sources import arrays, folders, json_lines, records, tables, whole
 from pipelines.sources.records import Record
 
 BAD_SHOWN = 5
@@ -26,6 +26,7 @@ FORMATS: dict[str, Callable] = {
     "jsonl": json_lines.read,
     "npz": arrays.read,
     "folder": folders.read,
+    "text": whole.read,
 }
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".npz": "npz"}
 
@@ -68,7 +69,7 @@ def prepare(
 
     A split without a file takes its share of the train file, by `split_of` the first field: 5 % go
     to validation and 5 % to test. A split with a file takes nothing, so that where only one of the
-    two is missing, 95 % still train.
+    two is missing, 95 % still train. Of a text that is one record they are the last parts.
 
     Args:
         paths: The file, or folder, of each split: of `"train"` and, if there are any, of
@@ -147,13 +148,9 @@ def _write(
         for source, path in paths.items():
             found = _aligned(FORMATS[format](path, fields, names), fields)
             for record in _good(source, path, found, bad):
-                key = record[fields[0].name]
-                if format == "folder":
-                    key = os.path.relpath(key, os.fsencode(path))
-                share = split_of(_text_of(key)) if source == "train" else source
-                split = share if share in missing else source
-                files[split].write(records.to_example(record, written))
-                examples[split] += 1
+                for split, part in _shares(record, source, path, format, fields[0].name, missing):
+                    files[split].write(records.to_example(part, written))
+                    examples[split] += 1
     if bad.shown and not skip_bad:
         raise DataError(
             f"{bad}\nCorrect what is bad, or skip and count it with --data.skip_bad_lines."
@@ -165,6 +162,23 @@ def _write(
                 f"Give more of them, or a file each for validation and test."
             )
     return Prepared(format, examples, bad.counts)
+
+
+def _shares(
+    record: Record, source: Split, path: Path, format: str, first: str, missing: Sequence[Split]
+) -> Iterator[tuple[Split, Record]]:
+    """Yields what splits get of a record: one of them all of it, or each a part of a long text."""
+    key = record[first]
+    if source != "train":
+        yield source, record
+    elif format == "text":
+        for split, part in whole.shared_out(key, missing).items():
+            yield split, {first: part}
+    else:
+        if format == "folder":
+            key = os.path.relpath(key, os.fsencode(path))
+        share = split_of(_text_of(key))
+        yield share if share in missing else source, record
 
 
 def _text_of(value: bytes | np.ndarray) -> str:

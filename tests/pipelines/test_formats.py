@@ -387,3 +387,41 @@ def test_what_was_read_once_need_not_be_there_again(tmp_path, opened):
     opened(path, TEXT, SOUND)
     path.unlink()
     assert plain(opened(path, TEXT, SOUND, fresh=False)) == [{"text": "a", "sound": "A"}]
+
+
+# Texts.
+
+
+def test_a_text_is_one_record_with_its_line_breaks(tmp_path, opened):
+    path = file(tmp_path, "a.txt", "\ufeffone\ttwo\r\n\r\nthree\n four")
+    expected = [{"text": "one\ttwo\n\nthree\n four"}]
+    assert plain(opened(path, TEXT, format="text")) == expected
+
+
+def test_the_ends_of_a_text_are_split_off_after_a_line(tmp_path, opened):
+    lines = [f"line {n}\n" for n in range(100, 200)]
+    path = file(tmp_path, "a.txt", "".join(lines))
+    source = opened(path, TEXT, format="text", validation=None, test=None)
+    parts = [plain(source, split)[0]["text"] for split in ("train", "validation", "test")]
+    assert "".join(parts) == "".join(lines)
+    assert [part.count("\n") for part in parts] == [90, 5, 5]
+    source = opened(path, TEXT, format="text", test=None)
+    assert plain(source)[0]["text"] == "".join(lines[:95])
+
+
+def test_a_text_of_one_line_is_not_split(tmp_path, opened):
+    path = file(tmp_path, "a.txt", "all in one line")
+    with pytest.raises(DataError, match="too short to be split"):
+        opened(path, TEXT, format="text", validation=None, test=None)
+
+
+def test_a_text_that_is_not_utf_8_is_refused_by_its_line(tmp_path, opened):
+    path = file(tmp_path, "a.txt", b"one\ntwo\nthr\xff\n")
+    with pytest.raises(DataError, match=r"a.txt:3: not UTF-8: byte 0xff"):
+        opened(path, TEXT, format="text")
+
+
+def test_a_text_has_no_two_fields(tmp_path, opened):
+    path = file(tmp_path, "a.txt", "one\n")
+    with pytest.raises(DataError, match=r"text \(string\), sound \(string\)"):
+        opened(path, TEXT, SOUND, format="text")
