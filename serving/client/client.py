@@ -65,7 +65,8 @@ class Client:
         Args:
             model: The model's name.
             inputs: Arrays, strings, numbers or lists by input name; or one of them, where the
-                signature has one input. Lists and numbers take the type that the signature has.
+                signature has one input, or one without a default. Lists and numbers take the type
+                that the signature has.
             signature: The signature's name.
             version: The model's version; the latest by default.
             outputs: The outputs wanted; all by default.
@@ -118,7 +119,7 @@ class Client:
         Returns:
             `{"model": name, "version": number, "signatures": {name: {"inputs": …, "outputs": …}}}`
             where inputs and outputs are `{name: {"dtype": "float32", "shape": [None, 3]}}`; a
-            shape of None is of unknown rank.
+            shape of None is of unknown rank. An input that may be left out has its `default`, too.
         """
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.CopyFrom(_spec(model, version))
@@ -244,17 +245,23 @@ def _arrays(response: messages.PredictResponse) -> dict[str, np.ndarray]:
 
 def _signatures(signatures: messages.SignatureDefMap) -> dict[str, Any]:
     return {
-        name: {"inputs": _side(signature.inputs), "outputs": _side(signature.outputs)}
+        name: {
+            "inputs": _side(signature.inputs, signature.defaults),
+            "outputs": _side(signature.outputs),
+        }
         for name, signature in sorted(signatures.signature_def.items())
         if not name.startswith("__")
     }
 
 
-def _side(infos: Any) -> dict[str, Any]:
-    return {
+def _side(infos: Any, defaults: Any = ()) -> dict[str, Any]:
+    side = {
         name: {"dtype": tensors.type_name(info.dtype), "shape": _shape(info.tensor_shape)}
         for name, info in sorted(infos.items())
     }
+    for name in defaults:
+        side[name]["default"] = tensors.decode(defaults[name]).tolist()
+    return side
 
 
 def _shape(shape: Any) -> list[int | None] | None:

@@ -18,7 +18,8 @@ def arrays(inputs: Any, signature: Callable[[], Signature]) -> dict[str, np.ndar
     the signature's.
 
     Args:
-        inputs: Values by input name, or the one value of a signature with one input.
+        inputs: Values by input name, or the one value of a signature with one input that has no
+            default.
         signature: Returns the signature; called only where it is needed.
     """
     if not isinstance(inputs, Mapping):
@@ -39,12 +40,12 @@ def describe_signature(side: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _only_input(signature: Signature) -> str:
-    names = list(signature["inputs"])
+    names = [name for name, info in signature["inputs"].items() if "default" not in info]
     if len(names) == 1:
         return names[0]
     raise _invalid(
         "`inputs` must be a dict of name to value, for the signature takes "
-        f"{len(names)} inputs: {describe_signature(signature['inputs'])}."
+        f"{len(signature['inputs'])} inputs: {describe_signature(signature['inputs'])}."
     )
 
 

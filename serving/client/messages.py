@@ -30,7 +30,9 @@ _SCHEMA = {
     "GetModelMetadataRequest": "1 model_spec ModelSpec; 2 metadata_field string*",
     "GetModelMetadataResponse": "1 model_spec ModelSpec; 2 metadata Any%",
     "TensorInfo": "1 name string; 2 dtype int32; 3 tensor_shape TensorShapeProto",
-    "SignatureDef": "1 inputs TensorInfo%; 2 outputs TensorInfo%; 3 method_name string",
+    "SignatureDef": (
+        "1 inputs TensorInfo%; 2 outputs TensorInfo%; 3 method_name string; 4 defaults TensorProto%"
+    ),
     "SignatureDefMap": "1 signature_def SignatureDef%",
     "GetModelStatusRequest": "1 model_spec ModelSpec",
     "StatusProto": "1 error_code int32; 2 error_message string",
