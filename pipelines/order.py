@@ -114,7 +114,7 @@ class Order:
 
     def _key(self, streams: tf.Tensor, epochs: tf.Tensor) -> tf.Tensor:
         """Returns the keys of permutations, which follow one another in each stream."""
-        return _mixed(_mixed(tf.constant(self._seed, tf.uint64), streams), epochs)
+        return mixed(mixed(tf.constant(self._seed, tf.uint64), streams), epochs)
 
 
 def _buckets(lengths: np.ndarray, widths: Sequence[Sequence[int]]) -> np.ndarray:
@@ -149,7 +149,7 @@ def permuted(places: tf.Tensor, sizes: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
     """
     few, which = tf.unique(keys)  # the same for all of an epoch
     numbers = tf.range(1, 3 * _ROUNDS + 1, dtype=tf.int64)
-    random = tf.bitcast(_mixed(few, numbers[:, tf.newaxis]), tf.int64)
+    random = tf.bitcast(mixed(few, numbers[:, tf.newaxis]), tf.int64)
     for n in range(_ROUNDS):
         pairing, factor, summand = (tf.gather(random[3 * n + k], which) for k in range(3))
         others = _scaled(pairing, sizes) - places
@@ -164,7 +164,7 @@ def _scaled(random: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.right_shift((random & 0x7FFFFFFF) * sizes, 31)
 
 
-def _mixed(key: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
+def mixed(key: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
     """Returns uint64 of which every bit depends on every bit of key and number, by splitmix64."""
     x = key + tf.cast(number, tf.uint64) * tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     x = (x ^ tf.bitwise.right_shift(x, 30)) * tf.constant(0xBF58476D1CE4E5B9, tf.uint64)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_models.tasks.explanation import Explanation
 from keras_models.tasks.task import Task
 from pipelines import sources, strategies, verification
 from pipelines.batch_size import fastest_batch_tokens
 from pipelines.checkpoints import weights_of
+from pipelines.chunks import chunk_batches
 from pipelines.cluster import Cluster
 from pipelines.datasets.splits import DataError
 from pipelines.display import Display
@@ -110,9 +112,12 @@ class Run:
                 f"Received: {store.examples} of them, and {infeasible} others."
             )
         self._check_inputs()
-        widths = bucket_widths(store.lengths(), self.job.data.buckets)
+        widths = [[self._task.chunk]]
+        if self._task.chunk is None:
+            widths = bucket_widths(store.lengths(), self.job.data.buckets)
         batch_tokens = self._chosen_batch_tokens(store.sequences, widths)
-        batch_sizes(widths, batch_tokens, self.job.data.batch_size)  # or it is refused now
+        sizes = batch_sizes(widths, batch_tokens, self.job.data.batch_size)
+        self._batches(self._task, store, widths, sizes)  # or they are refused now
         return {
             "data": self._source.description,
             "skipped_lines": self._source.skipped_lines,
@@ -127,6 +132,10 @@ class Run:
         asked, config = self.job.data.batch_tokens, self.job.train
         if asked != "auto":
             return asked
+        if self._task.chunk is not None:
+            raise UsageError(
+                "`data.batch_tokens` must be a number where training goes by chunks. Received: auto"
+            )
         tried = fastest_batch_tokens(
             self._source.splits["train"], self._task, names, widths[-1], config.jit_compile
         )
@@ -168,13 +177,13 @@ class Run:
         prepared = self.folder.done("prepare")
         store = FeatureStore(self._features, in_memory=data.cache == "memory")
         sizes = batch_sizes(prepared["widths"], prepared["batch_tokens"], data.batch_size)
-        weights = [origin.weight for origin in data.origins] if data.mix else None
-        batches = training_batches(
-            store, prepared["widths"], sizes, config.seed, weights, task.augmented
-        )
+        batches = self._batches(task, store, prepared["widths"], sizes)
         self._require_metric(task)
         self._require_rows(sizes, prepared["widths"])
-        trainer = Trainer(task, config, batches, self._strategy, self.folder.path, self._profile)
+        rows = 0 if task.chunk is None else sizes[0]
+        trainer = Trainer(
+            task, config, batches, self._strategy, self.folder.path, self._profile, rows
+        )
         self._display.note(f"train: on {self._described()}")
         for what in trainer.passed_over:
             self._display.note(f"train: checkpoint {what}")
@@ -187,6 +196,16 @@ class Run:
             "parameters": task.model.count_params(),
             "devices": strategies.describe(self._strategy),
         }
+
+    def _batches(
+        self, task: Task, store: FeatureStore, widths: list[list[int]], sizes: list[int]
+    ) -> tf.data.Dataset:
+        """Returns what a task is trained by: chunks where it goes by them, else examples."""
+        data, seed = self.job.data, self.job.train.seed
+        if task.chunk is not None:
+            return chunk_batches(store, sizes[0], task.chunk, seed)
+        weights = [origin.weight for origin in data.origins] if data.mix else None
+        return training_batches(store, widths, sizes, seed, weights, task.augmented)
 
     def _validated(self, trained: Task) -> dict[str, float]:
         """Returns the numbers of a task on the validation split."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -12,6 +12,7 @@ from keras_models.frontends.padding import LENGTHS
 from keras_models.layers.dropout import fold_in
 from keras_models.tasks.task import Task
 from pipelines import optimization, strategies
+from pipelines.chunks import entered
 from pipelines.job import Train
 from pipelines.schedules import learning_rate
 
@@ -44,6 +45,7 @@ class _Reduced(NamedTuple):
     weight: tf.Tensor
     finite: tf.Tensor
     stop: tf.Tensor
+    carried: list[tf.Tensor]
 
 
 class TrainStep:
@@ -59,6 +61,9 @@ class TrainStep:
         task: Its variables were made in the strategy's scope.
         config: How.
         strategy: Where.
+        rows: Where batches hold chunks of so many sequences (`chunks`), each of which goes on in
+            the next batch from the state that this one left; that state is part of `state`. 0:
+            each example is one by itself.
 
     Attributes:
         step: `int64` variable, the number of steps done, skipped ones included.
@@ -66,12 +71,15 @@ class TrainStep:
         average: The moving average of the weights, or None.
     """
 
-    def __init__(self, task: Task, config: Train, strategy: tf.distribute.Strategy):
+    def __init__(self, task: Task, config: Train, strategy: tf.distribute.Strategy, rows: int = 0):
         self._task, self._config, self._strategy = task, config, strategy
+        self._rows = rows
         self._variables = [variable.value for variable in task.model.trainable_variables]
         with strategy.scope():
             self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
             self.rate_scale = tf.Variable(1.0, trainable=False)
+            zero = tf.nest.flatten(task.zero_state(rows)) if rows else []
+            self._carried = [tf.Variable(part, trainable=False) for part in zero]
             self.optimizer = optimization.optimizer(config)
             self.optimizer.build(task.model.trainable_variables)
             self.average = self._scale = None
@@ -95,6 +103,7 @@ class TrainStep:
             "optimizer": self.optimizer,
             "average": self.average,
             "loss_scale": self._scale,
+            "carried": self._carried or None,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -137,10 +146,11 @@ class TrainStep:
     def _one(self, group: Group, stop: tf.Tensor) -> tuple[Totals, tf.Tensor]:
         reduced = self._strategy.run(self._reduced_gradients, args=(group, stop))
         loss, weight, finite, stop = (
-            self._strategy.experimental_local_results(each)[0] for each in reduced[1:]
+            self._strategy.experimental_local_results(each)[0]
+            for each in (reduced.loss, reduced.weight, reduced.finite, reduced.stop)
         )
         # Across replicas: the branches hold updates of the variables of all of them.
-        tf.cond(finite, lambda: self._update(reduced.gradients), lambda: tf.constant(False))
+        tf.cond(finite, lambda: self._update(reduced), lambda: tf.constant(False))
         totals = self._totals(group, loss, weight, finite)
         if self._scale is not None:
             self._scale.update(finite)
@@ -159,21 +169,27 @@ class TrainStep:
         context = tf.distribute.get_replica_context()
         replicas, replica = self._strategy.num_replicas_in_sync, context.replica_id_in_sync_group
         scale = tf.constant(1.0) if self._scale is None else self._scale.scale.value()
-        sums = []
+        carried, sums = [part.read_value() for part in self._carried], []
+        if replicas > 1:
+            carried = [_rows_of(part, replica, replicas) for part in carried]
         for i, batch in enumerate(group):
             seed = self._seed(i)
             if replicas > 1:
                 batch, seed = _share(batch, replica, replicas), fold_in(seed, replica)
-            sums.append(self._losses_and_gradients(batch, seed, scale))
+            *parts, carried = self._losses_and_gradients(batch, seed, scale, carried)
+            sums.append(parts)
         summed = [tf.add_n(each) for each in zip(*map(tf.nest.flatten, sums), strict=True)]
         summed = [*summed, tf.identity(stop)]  # on this replica's device
         if replicas > 1:
+            count = len(summed)
+            summed += [_among_zeros(part, replica, replicas, self._rows) for part in carried]
             summed = context.all_reduce(tf.distribute.ReduceOp.SUM, summed)
+            summed, carried = summed[:count], summed[count:]
         loss, weight, *gradients, stop = summed
         gradients = [gradient / (weight * scale) for gradient in gradients]
         gradients, finite = self._processed(gradients)
         finite &= tf.math.is_finite(loss)
-        return _Reduced(gradients, loss, weight, finite, stop)
+        return _Reduced(gradients, loss, weight, finite, stop, carried)
 
     def _processed(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Returns the gradients as they are applied, and whether all were finite."""
@@ -189,7 +205,7 @@ class TrainStep:
         gradients, norm = optimization.clipped(gradients, config.clip, config.clip_limit)
         return gradients, tf.math.is_finite(norm)
 
-    def _update(self, gradients: list) -> tf.Tensor:
+    def _update(self, reduced: _Reduced) -> tf.Tensor:
         rate = self._rate()
 
         def update(variable, gradient, rate):
@@ -197,8 +213,13 @@ class TrainStep:
                 variable.assign_sub(variable * self._config.weight_decay * rate)
             self.optimizer.update_step(gradient, variable, rate)
 
-        for variable, gradient in zip(self._variables, gradients, strict=True):
+        def carry(variable, value):
+            variable.assign(tf.cast(value, variable.dtype))
+
+        for variable, gradient in zip(self._variables, reduced.gradients, strict=True):
             self._strategy.extended.update(variable, update, args=(gradient, rate), group=False)
+        for variable, value in zip(self._carried, reduced.carried, strict=True):
+            self._strategy.extended.update(variable, carry, args=(value,), group=False)
         self.optimizer.iterations.assign_add(1)
         if self.average is not None:
             self.average.update(self._strategy, self.optimizer.iterations.value)
@@ -213,23 +234,33 @@ class TrainStep:
         return tf.stack([self._config.seed, tf.cast(number, tf.int32)])
 
 
-def forward_and_backward(task: Task, batch: Batch, seed: tf.Tensor, scale: tf.Tensor):
-    """Returns the sum of a batch's losses, that of their weights, and gradients of the first.
+def forward_and_backward(
+    task: Task, batch: Batch, seed: tf.Tensor, scale: tf.Tensor, carried: Sequence[tf.Tensor] = ()
+):
+    """Returns the sums of a batch's losses and of their weights, gradients, and what is carried.
 
     Args:
         task: Whose model it is.
         batch: Padded features.
         seed: `[2]` int32, of dropout.
         scale: Scalar that the gradients are multiplied by.
+        carried: Where the batch is of chunks, the parts of the state before it; what is returned
+            is that after it. No gradient goes from one chunk to another.
     """
     variables = [variable.value for variable in task.model.trainable_variables]
     with tf.GradientTape() as tape:
-        losses = task.losses(batch, dropout_seed=seed)
+        if carried:
+            batch, state = entered(task, batch, carried)
+            losses, state = task.chunk_losses(batch, state, dropout_seed=seed)
+            carried = tf.nest.flatten(state)
+        else:
+            losses = task.losses(batch, dropout_seed=seed)
         weights = tf.cast(task.weights(batch), losses.dtype)
         loss = tf.reduce_sum(losses)
         scaled = loss * tf.cast(scale, loss.dtype)
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return loss, tf.reduce_sum(weights), [tf.convert_to_tensor(each) for each in gradients]
+    gradients = [tf.convert_to_tensor(each) for each in gradients]
+    return loss, tf.reduce_sum(weights), gradients, list(carried)
 
 
 def _any_shape(value: tf.Tensor) -> tf.TensorSpec:
@@ -242,17 +273,30 @@ def _rows(batch: Batch) -> tf.Tensor:
 
 def _share(batch: Batch, replica: tf.Tensor, replicas: int) -> dict[str, tf.Tensor]:
     """Returns the rows of a batch that a replica takes; all have as many, or one more."""
+    return {name: _rows_of(value, replica, replicas) for name, value in batch.items()}
 
-    def of(value):
-        rows = value.shape[0]
-        if rows is not None and rows % replicas == 0:  # a static size, as TPUs want it
-            size = rows // replicas
-            begin = tf.concat([[replica * size], tf.zeros([value.shape.rank - 1], tf.int32)], 0)
-            return tf.slice(value, begin, [size, *value.shape[1:]])
-        rows = tf.shape(value)[0]
-        return value[rows * replica // replicas : rows * (replica + 1) // replicas]
 
-    return {name: of(value) for name, value in batch.items()}
+def _rows_of(value: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
+    rows = value.shape[0]
+    if rows is not None and rows % replicas == 0:  # a static size, as TPUs want it
+        size = rows // replicas
+        begin = tf.concat([[replica * size], tf.zeros([value.shape.rank - 1], tf.int32)], 0)
+        return tf.slice(value, begin, [size, *value.shape[1:]])
+    rows = tf.shape(value)[0]
+    return value[rows * replica // replicas : rows * (replica + 1) // replicas]
+
+
+def _among_zeros(part: tf.Tensor, replica: tf.Tensor, replicas: int, rows: int) -> tf.Tensor:
+    """Returns a replica's rows among zeros for all others: the sum over replicas is the whole.
+
+    It is in float32, which every strategy can sum, and which holds smaller floats and integers
+    below 2²⁴ as they are.
+    """
+    before = rows * replica // replicas
+    after = rows - before - tf.shape(part)[0]
+    others = [[0, 0]] * (part.shape.rank - 1)
+    whole = tf.pad(tf.cast(part, tf.float32), [[before, after], *others])
+    return tf.ensure_shape(whole, [rows, *part.shape[1:]])
 
 
 def _elements(group: Group) -> tuple[tf.Tensor, tf.Tensor]:

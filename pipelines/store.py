@@ -56,6 +56,10 @@ class FeatureStore:
         """Returns the features of the examples of these numbers, `[B]` int64, in that order."""
         return {name: self._gather(name, examples) for name in self._names}
 
+    def values(self, name: str) -> tf.Tensor:
+        """Returns a feature of all examples, one after the other, `[N, …]`."""
+        return self._tensor(name + _VALUES)
+
     def lengths(self) -> np.ndarray:
         """Returns the length of every sequence of every example, `[examples, sequences]`."""
         lengths = np.empty([sum(self.examples), len(self.sequences)], np.int32)
@@ -64,7 +68,7 @@ class FeatureStore:
         return lengths
 
     def _gather(self, name: str, examples: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
-        values = self._tensor(name + _VALUES)
+        values = self.values(name)
         if name not in self.sequences:
             return tf.gather(values, examples)
         # Not from a ragged tensor of all examples, which would look at all its splits each time.

@@ -36,6 +36,7 @@ class Trainer:
         strategy: Where.
         folder: The run's folder.
         profile: Number of steps to write a profile of, for TensorBoard.
+        rows: Where batches are of chunks, how many; as for `TrainStep`.
 
     Attributes:
         passed_over: Checkpoints that could not be read, each in words; an older one was taken.
@@ -49,10 +50,11 @@ class Trainer:
         strategy: tf.distribute.Strategy,
         folder: Path,
         profile: int = 0,
+        rows: int = 0,
     ):
         self._task, self._config, self._strategy, self._folder = task, config, strategy, folder
         self._batches = iter(batches)
-        self._step = TrainStep(task, config, strategy)
+        self._step = TrainStep(task, config, strategy, rows)
         self._weights = weights_of(task)
         self._selection = Selection(config, folder)
         self._pace = Pace()

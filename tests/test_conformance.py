@@ -21,6 +21,7 @@ import pytest
 import tensorflow as tf
 
 from keras_models.configs.classification import Classification
+from keras_models.configs.language_modeling import LanguageModeling
 from keras_models.configs.regression import Regression
 from keras_models.configs.series import Series
 from keras_models.configs.tagging import Tagging
@@ -126,6 +127,19 @@ def _(config: Series) -> Examples:
         longest={name: [series(3), series(limit)]},
         too_long={name: [series(3), series(limit + 1)]},
         limit=limit,
+    )
+
+
+@_examples.register
+def _(config: LanguageModeling) -> Examples:
+    name = config.text.field
+    records = [_text(config.text, length) for length in (9, 2, 5, 7)]
+    between = {"character": "漢{}🙂", "token": "漢 {} 🙂"}[config.text.unit]
+    return Examples(
+        records={name: records},
+        empty={name: [""]},
+        foreign={name: [between.format(text) for text in records]},
+        native={name: records},
     )
 
 

@@ -27,12 +27,15 @@ class Task(tf.Module, abc.ABC):
         higher_is_better: Those numbers of `measure` that are to become large.
         many_references: Whether records of the same input are all right answers to it, as the
             pronunciations of a word are. Else each record is an example of its own.
+        chunk: Where training goes through all examples as one sequence, the steps that it takes at
+            once, from the state that those before have left. None: each example is by itself.
     """
 
     model: keras.layers.Layer
     frontends: dict[str, tf.Module]
     higher_is_better: frozenset[str] = frozenset()
     many_references: bool = False
+    chunk: int | None = None
 
     @abc.abstractmethod
     def features(self, records: Tensors) -> dict[str, tf.Tensor | tf.RaggedTensor]:
@@ -73,6 +76,23 @@ class Task(tf.Module, abc.ABC):
             batch: Features after `frontends.padding.pad`.
             dropout_seed: `[2]` int32, a seed for this step; None leaves dropout out.
         """
+
+    def zero_state(self, rows: int):
+        """Returns the state before any chunk, a nest of `[rows, …]`.
+
+        It is of floats of 32 bits or less, and of integers below 2²⁴.
+        """
+        raise NotImplementedError(f"A {type(self).__name__} does not train by chunks.")
+
+    def chunk_losses(self, batch: Tensors, state, dropout_seed: tf.Tensor | None = None):
+        """Returns the loss of each row of a batch of chunks, and the state after it.
+
+        Args:
+            batch: Features of `[B, chunk]`.
+            state: What the chunks before them have left, or `zero_state`.
+            dropout_seed: As for `losses`.
+        """
+        raise NotImplementedError(f"A {type(self).__name__} does not train by chunks.")
 
     def weights(self, batch: Tensors) -> tf.Tensor:
         """Returns what each example counts in the mean loss, `[B]`: one, or its tokens, say."""

@@ -1,0 +1,33 @@
+"""Text character by character in the manner of Shakespeare, LSTM language model.
+
+Command: transduce run char_lm
+Data: TFDS tiny_shakespeare, 1,003,854 characters to train on
+Time: not measured yet
+Result: not measured yet
+"""
+
+from dataclasses import replace
+
+from keras_models.configs.language_model import LanguageModelConfig
+from keras_models.configs.language_modeling import LanguageModeling
+from pipelines.job import Data, Job, Train
+
+
+def job() -> Job:
+    """Returns the full setting."""
+    return Job(
+        data=Data(name="tiny_shakespeare", format="text", batch_size=32),
+        task=LanguageModeling(chunk=64),
+        model=LanguageModelConfig(units=256, layers=2, dropout=0.25),
+        train=Train(steps=12_800, learning_rate=4e-3, evaluate_every=1600),
+    )
+
+
+def quick() -> Job:
+    """Returns a smaller setting: minutes instead of an hour, and more nats."""
+    full = job()
+    return replace(
+        full,
+        model=LanguageModelConfig(units=128, layers=1, dropout=0.0),
+        train=replace(full.train, steps=800, warmup_steps=50, evaluate_every=800),
+    )
