@@ -38,16 +38,23 @@ class SeriesFrontend(tf.Module):
         }
 
     @property
-    def forms(self):
-        """What is served beside arrays: by signature, what it takes and what makes a batch."""
-        text = tf.TensorSpec([None], tf.string, self._config.field)
-        return {"text": (text, self._of_text)}
+    def forms(self) -> dict:
+        """What is served beside arrays: nothing."""
+        return {}
 
     def parse(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns what `served` takes, for serialized `tf.Example`s `[B]` string."""
-        field = self._config.field
-        feature = {field: tf.io.RaggedFeature(tf.float32)}
-        return self._padded(tf.io.parse_example(examples, feature)[field])
+        """Returns what `served` takes, for serialized `tf.Example`s `[B]` string.
+
+        Raises:
+            InvalidArgumentError: If one has no whole number of steps.
+        """
+        field, channels = self._config.field, self._config.channels
+        numbers = tf.io.parse_example(examples, {field: tf.io.RaggedFeature(tf.float32)})[field]
+        lengths = numbers.row_lengths()
+        message = f"Each `{field}` must hold {channels} numbers a step. Received, in all:"
+        with tf.control_dependencies([_none(lengths % channels != 0, message, lengths)]):
+            steps = tf.reshape(numbers.flat_values, [-1, *self._config.record.shape[1:]])
+        return pad({field: tf.RaggedTensor.from_row_lengths(steps, lengths // channels)})
 
     def encode(self, series: tf.Tensor | tf.RaggedTensor) -> tf.RaggedTensor:
         """Returns normalized series `[B, (T), C]` for series `[B, (T)]` or `[B, (T), C]`."""
@@ -100,19 +107,6 @@ class SeriesFrontend(tf.Module):
     def augmented(self, series: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns the series: training sees them as they are."""
         return series
-
-    def _of_text(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns a batch for `inputs`, of numbers with white space between, step by step."""
-        return self.served(self._padded(tf.strings.to_number(tf.strings.split(text))))
-
-    def _padded(self, numbers: tf.RaggedTensor) -> dict[str, tf.Tensor]:
-        """Returns what `served` takes, for the numbers of each series, `[B, (T · C)]`."""
-        channels, field = self._config.channels, self._config.field
-        message = f"Each `{field}` must hold {channels} numbers a step. Received, in all:"
-        lengths = numbers.row_lengths()
-        with tf.control_dependencies([_none(lengths % channels != 0, message, lengths)]):
-            steps = tf.reshape(numbers.flat_values, [-1, *self._config.record.shape[1:]])
-        return pad({field: tf.RaggedTensor.from_row_lengths(steps, lengths // channels)})
 
 
 def _none(bad: tf.Tensor, message: str, told: tf.Tensor | None = None) -> tf.Operation:

@@ -124,4 +124,4 @@ def _rows(
 ) -> Iterator[list[tuple[str, str]]]:
     """Yields (tag found, right tag) of each text's tokens."""
     for answer, (reference,) in zip(answers, references, strict=True):
-        yield list(zip_longest(answer.split(), reference.split()))
+        yield list(zip_longest(answer.split(), reference.split(), fillvalue=""))
