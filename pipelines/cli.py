@@ -189,6 +189,7 @@ def _asked(
         args=arguments[1:],
         prog=f"transduce {command} {arguments[0]}",
         description=f"{file.about()['title']}\n\n{about}",
+        config=(tyro.conf.AvoidSubcommands,),  # a part is of the type that it has in the job
         use_underscores=True,
     )
     job = Job(**{part.name: getattr(asked, part.name) for part in dataclasses.fields(Job)})

@@ -74,7 +74,7 @@ def call(folder):
 REFUSED = {
     # An unknown job, file or command.
     "run g2p_transduser": "Did you mean 'g2p_transducer'?",
-    "run": "JOB comes first: one of g2p_transducer",
+    "run": "JOB comes first: one of",
     "run --quick g2p_transducer": "JOB comes first",
     "run none.py": "A job file must exist. Received: none.py",
     "run nothing.py": "must have a function `job()`. Received: nothing.py",
@@ -171,6 +171,14 @@ def test_help_of_a_job_has_its_fields_with_their_defaults(call):
         assert field in text
     assert "--folder" in text
     assert "--quick" in text
+
+
+def test_help_of_a_job_has_the_fields_of_the_kind_of_input_that_it_has(call):
+    (done,) = call(["run series_lstm --help"])
+    assert done.code == 0
+    assert "--task.input.max_length" in done.out
+    assert "--task.input.height" not in done.out
+    assert "subcommands" not in done.out
 
 
 def test_help_of_a_quick_job_has_the_quick_defaults(call):
