@@ -154,7 +154,12 @@ def _curves(lines: list[dict], names: list[str], unit: str, path: Path, scale: s
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+    values = {line[name] for line in lines for name in names if name in line}
+    if min(values, default=0) <= 0:
+        scale = "linear"
     axes.set(xlabel="step", ylabel=unit, yscale=scale)
+    if len(values) == 1:  # there is no range to choose of itself
+        axes.set_ylim(*sorted((0.5 * min(values), 2 * min(values) or 1)))
     if scale == "log":
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_minor_locator(NullLocator())

@@ -30,8 +30,12 @@ from keras_models.frontends.padding import LENGTHS, pad
 from keras_models.tasks.explanation import NotExplained
 from keras_models.tasks.task import Task
 from pipelines import examples, jobfile, strategies
+from pipelines.display import Display
 from pipelines.examples import together
-from pipelines.job import Train
+from pipelines.folder import RunFolder
+from pipelines.job import Data, Train
+from pipelines.run import Run
+from pipelines.sources.records import to_example
 from pipelines.step import TrainStep, forward_and_backward
 from serving.export import export
 
@@ -605,3 +609,24 @@ def test_an_exported_model_answers_elsewhere_as_its_task_does_here(
 def test_an_exported_model_needs_only_the_ops_of_tensorflow(exported, elsewhere):
     path, _ = exported
     assert elsewhere("unknown_ops", path, {}) == []
+
+
+def test_the_quick_setting_runs_from_a_file_to_a_verified_server(built, tmp_path):
+    """A few steps of it, on the example records as somebody's own file."""
+    file, own = jobfile.load(built.name), tmp_path / "own.tfrecord"
+    job = file.job(quick=True)
+    with tf.io.TFRecordWriter(str(own)) as writer:
+        for record in _rows(built.examples.records):
+            writer.write(to_example(record, job.task.fields))
+    size = None if job.data.batch_size is None else 4
+    train = replace(
+        job.train, steps=2, warmup_steps=1, evaluate_every=2, log_every=1, jit_compile=False
+    )
+    data = Data(train=own, validation=own, test=own, buckets=2, batch_tokens=64, batch_size=size)
+    folder = RunFolder(tmp_path / "run")
+    folder.start(file, replace(job, data=data, train=train))
+    Run(folder, Display()).run()
+    assert folder.done("train")["steps"] == 2
+    assert folder.done("verify")["examples"] == len(_rows(built.examples.records))
+    assert {*built.task.metrics, "loss"} <= folder.done("evaluate").keys()
+    assert (folder.path / "report.md").read_text().startswith(f"# {built.name}")

@@ -159,3 +159,14 @@ def test_a_run_shorter_than_the_distance_of_its_lines_has_pictures_too(tmp_path)
     (tmp_path / "metrics.jsonl").write_text(json.dumps(METRICS[2]) + "\n")
     write_report(folder, "mine", folder.job()[1])
     assert matplotlib.image.imread(tmp_path / "plots" / "loss.png").std() > 0.01
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_rate_that_was_measured_once_has_a_picture(tmp_path, rate):
+    folder = make(tmp_path)
+    lines = [METRICS[0], {"step": 10, "validation_error_rate": rate, "validation_bleu": -rate}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report(folder, "mine", folder.job()[1])
+    for name in ("error_rates.png", "bleu.png"):
+        assert matplotlib.image.imread(tmp_path / "plots" / name).std() > 0.01
+        assert f"(plots/{name})" in (tmp_path / "report.md").read_text()
