@@ -6,16 +6,17 @@ of a `Call`. One call blocks its thread; another lets its event loop go on.
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from serving.model_server.batch_padding import Padding
-from serving.model_server.errors import Code, ServingError
+from serving.model_server.errors import Code, Expired, ServingError
 from serving.model_server.tasks import Mailbox
 
 USUAL = 3  # Urgency is from 0, the most urgent, to 7, as in RFC 9218.
@@ -41,7 +42,8 @@ class Call:
         """Returns the tensors named in `fetches`; see `Servable.run`."""
         if self.mailbox is None:
             return servable.run(feeds, fetches, self)
-        return await servable.start(feeds, fetches, self)
+        with self._in_time():
+            return await servable.start(feeds, fetches, self)
 
     async def wait(self, future: Future) -> None:
         """Waits for another thread.
@@ -50,13 +52,24 @@ class Call:
             ServingError: The time is over.
         """
         if self.mailbox is not None:
-            return await asyncio.wrap_future(future)
+            with self._in_time():
+                return await asyncio.wrap_future(future)
         try:
             future.result(self.timeout_ms() / 1000 or None)
         except futures.TimeoutError:  # not the built-in one before Python 3.11
             raise ServingError(
                 Code.DEADLINE_EXCEEDED, "Timed out waiting for notification"
             ) from None
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Tells, where gRPC gives up the request, whether its time is over."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.deadline is None or time.monotonic() < self.deadline:
+                raise
+            raise Expired from None
 
     def timeout_ms(self) -> int:
         """Returns the time that is left, at least 1; 0 where there is no limit."""

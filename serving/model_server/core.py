@@ -89,7 +89,7 @@ class ServerCore:
         self.journal = journal
         self._logs = logs
         self._reload = reload
-        self._sequenced = Sequenced(self._use, sequences)
+        self._sequenced = Sequenced(self._use, self._runtime, sequences)
         self._check_method_names = check_method_names
 
     async def predict(
@@ -108,19 +108,19 @@ class ServerCore:
             call: Says how to wait.
         """
         if sequences.is_asked(inputs) and self.is_stream(model_spec):
-            with journal.part("model"):
-                of_sequence = await self._sequenced.predict(model_spec, inputs, output_filter, call)
-            journal.note_model(model_spec.name, of_sequence[0], model_spec.signature_name)
-            return Prediction(_answered_by(model_spec, of_sequence[0]), of_sequence[1])
-        with (
-            self._use(model_spec) as (version, servable),
-            self._runtime(model_spec, version, servable, "Predict"),
-        ):
-            outputs = await predict.run(
-                *(servable, model_spec, inputs, output_filter, call),
-                self._check_method_names,
-            )
-        answered_by = _answered_by(model_spec, version)
+            asked = model_spec, inputs, output_filter, call
+            version, outputs = await self._sequenced.predict(*asked)
+            answered_by = _answered_by(model_spec, version, sequences.STEP)
+        else:
+            with (
+                self._use(model_spec) as (version, servable),
+                self._runtime(model_spec, version, servable, "Predict"),
+            ):
+                outputs = await predict.run(
+                    *(servable, model_spec, inputs, output_filter, call),
+                    self._check_method_names,
+                )
+            answered_by = _answered_by(model_spec, version)
         if self._logs.chooses(model_spec.name):
             self._logs.predict(answered_by, inputs, output_filter, outputs)
         return Prediction(answered_by, outputs)
@@ -266,9 +266,11 @@ class ServerCore:
             yield lent
 
 
-def _answered_by(spec: ModelSpec, version: int) -> ModelSpec:
+def _answered_by(
+    spec: ModelSpec, version: int, default: str = predict.DEFAULT_SIGNATURE
+) -> ModelSpec:
     """Returns `spec` as an answer has it: with its version and its signature."""
     answered = ModelSpec(name=spec.name)
-    answered.signature_name = spec.signature_name or predict.DEFAULT_SIGNATURE
+    answered.signature_name = spec.signature_name or default
     answered.version.value = version
     return answered

@@ -1,5 +1,6 @@
 """What a request or a load can fail with: a canonical code and a message."""
 
+import asyncio
 import enum
 
 
@@ -42,6 +43,15 @@ class ServingError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
+
+
+class Expired(asyncio.CancelledError):
+    """A request was given up because its time was over, and not because its caller wished so."""
+
+
+def why_given_up(error: asyncio.CancelledError) -> Code:
+    """Returns the code of a request that was given up."""
+    return Code.DEADLINE_EXCEEDED if isinstance(error, Expired) else Code.CANCELLED
 
 
 def invalid(message: str) -> ServingError:

@@ -50,6 +50,10 @@ class Gone(Exception):
     """The other side has gone, or is too slow to be waited for."""
 
 
+class _Ended(Gone):
+    """The other side says that it sends no more."""
+
+
 class Reader:
     """Reads requests from a socket, each within a time that its size allows.
 
@@ -81,14 +85,17 @@ class Reader:
             go_on: Called where the caller waits to be told to send the body.
 
         Raises:
-            Refused: It is none.
+            Refused: It is none, or not all of one.
             Gone: It did not arrive.
         """
         self._deadline = time.monotonic() + self._seconds
-        method, path, version, headers = self._head()
-        if headers.get("expect", "").lower() == "100-continue":
-            go_on()
-        body = self._body(headers)
+        try:
+            method, path, version, headers = self._head()
+            if headers.get("expect", "").lower() == "100-continue":
+                go_on()
+            body = self._body(headers)
+        except _Ended:  # Who sends no more may still listen.
+            raise Refused(400) from None
         wish = headers.get("connection", "").lower()
         keeps = "close" not in wish and (version != "HTTP/1.0" or "keep-alive" in wish)
         return Request(method, path, headers, body, keeps)
@@ -172,7 +179,7 @@ class Reader:
         except OSError as error:  # Among them that the time is over.
             raise Gone from error
         if not received:
-            raise Gone
+            raise _Ended
         self._buffer += received
         self._deadline += len(received) / _SLOWEST
         return True

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from serving.model_server.errors import Code, ServingError
+from serving.model_server.errors import Code, ServingError, why_given_up
 
 ID_HEADER = "x-request-id"
 _LONGEST_ID = 128
@@ -81,8 +81,8 @@ class Journal:
         start = time.perf_counter()
         try:
             yield entry
-        except asyncio.CancelledError:
-            entry.code = Code.CANCELLED
+        except asyncio.CancelledError as error:
+            entry.code = why_given_up(error)
             raise
         finally:
             entry.seconds = time.perf_counter() - start

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from serving.model_server.errors import Code, ServingError
+from serving.model_server.errors import Code, ServingError, why_given_up
 
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
 Queue = tuple[str, str]  # A model and a signature.
@@ -185,8 +185,8 @@ class Metrics:
         except ServingError as error:
             self.requests.add(model, error.code.name)
             raise
-        except asyncio.CancelledError:
-            self.requests.add(model, Code.CANCELLED.name)
+        except asyncio.CancelledError as error:
+            self.requests.add(model, why_given_up(error).name)
             raise
         except Exception:
             self.requests.add(model, Code.INTERNAL.name)
@@ -203,6 +203,9 @@ class Metrics:
             yield
         except ServingError as error:
             self.signature_requests.add(*labels, error.code.name)
+            raise
+        except asyncio.CancelledError as error:
+            self.signature_requests.add(*labels, why_given_up(error).name)
             raise
         took = _microseconds(start)
         self.runtime_latency.add(model, api, "TF1", amount=took)

@@ -12,6 +12,7 @@ from serving.model_server.errors import Code, ServingError
 from serving.model_server.sequences import Control, Sequences
 
 Lend = Callable[[ModelSpec], AbstractContextManager[tuple[int, Runner]]]
+Note = Callable[[ModelSpec, int, Runner, str], AbstractContextManager[None]]
 
 
 class Sequenced:
@@ -19,11 +20,13 @@ class Sequenced:
 
     Args:
         lend: Lends the version that a specification names.
+        note: Notes a run of it, for so long as the context lasts.
         sequences: Remembers.
     """
 
-    def __init__(self, lend: Lend, sequences: Sequences):
+    def __init__(self, lend: Lend, note: Note, sequences: Sequences):
         self._lend = lend
+        self._note = note
         self._sequences = sequences
 
     async def predict(
@@ -38,9 +41,7 @@ class Sequenced:
         A first request without inputs of the model's own only begins; a last one only ends.
         """
         control, number = sequences.control(inputs)
-        given = {
-            name: inputs[name] for name in inputs if name not in (sequences.ID, sequences.CONTROL)
-        }
+        given = sequences.own_inputs(inputs)
         sequence = self._sequence(spec, control, number)
         with self._undone_where_it_fails(spec.name, sequence, control):
             async with self._sequences.turn(sequence, call):
@@ -69,9 +70,12 @@ class Sequenced:
         wanted: Sequence[str],
         call: Call,
     ) -> streams.Outputs:
-        spec = ModelSpec(name=model)
+        spec = ModelSpec(name=model, signature_name=sequences.STEP)
         spec.version.value = sequence.version  # A state means nothing to other versions.
-        with self._lend(spec) as (_, runner):
+        with (
+            self._lend(spec) as (version, runner),
+            self._note(spec, version, runner, "Predict"),
+        ):
             state = sequence.state
             if control is Control.START:
                 state = await streams.begin(runner, given, call)

@@ -50,6 +50,11 @@ def is_asked(inputs: Mapping[str, np.ndarray]) -> bool:
     return CONTROL in inputs or ID in inputs
 
 
+def own_inputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the inputs of a request that are the model's own."""
+    return {name: inputs[name] for name in inputs if name not in (ID, CONTROL)}
+
+
 def is_state(name: str) -> bool:
     """Tells whether an input or output holds state."""
     return name.startswith(_STATE)

@@ -62,6 +62,16 @@ async def end(runner: Runner, state: State, wanted: Sequence[str], call: Call) -
     return await predict.run(runner, ModelSpec(signature_name=END), known, names, call)
 
 
+async def alone(
+    runner: Runner, inputs: Mapping[str, np.ndarray], wanted: Sequence[str], call: Call
+) -> None:
+    """Runs a sequence of one request, whatever went before it when it was asked."""
+    state = await begin(runner, inputs, call)
+    if inputs:
+        _, state = await step(runner, state, inputs, wanted, call)
+    await end(runner, state, wanted, call)
+
+
 def _plain(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if not is_state(name))
 

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from serving.model_server import inference, predict, tensors
+from serving.model_server import inference, predict, sequences, streams, tensors
 from serving.model_server.calls import Call, Runner, now
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.metrics import Metrics
@@ -111,8 +111,11 @@ def _ask(servable: Runner, log: PredictionLog) -> None:
     match log.WhichOneof("log_type"):
         case "predict_log":
             request = log.predict_log.request
-            inputs = tensors.DecodedInputs(request.inputs)
-            now(predict.run(servable, request.model_spec, inputs, request.output_filter, Call()))
+            inputs, wanted = tensors.DecodedInputs(request.inputs), request.output_filter
+            if sequences.is_asked(inputs) and streams.is_stream(servable, request.model_spec):
+                own = sequences.own_inputs(inputs)
+                return now(streams.alone(servable, own, wanted, Call()))
+            now(predict.run(servable, request.model_spec, inputs, wanted, Call()))
         case "classify_log":
             _infer(servable, log.classify_log.request, inference.CLASSIFY)
         case "regress_log":

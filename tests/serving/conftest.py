@@ -237,11 +237,13 @@ def server(model_root, options, free_port, tmp_path_factory):
         grpc_socket_path=socket_path,
         enable_grpc_healthcheck_service=True,
     )
-    with Server(chosen):
+    running = Server(chosen)
+    with running:
         yield SimpleNamespace(
             address=f"localhost:{chosen.port}",
             rest_port=chosen.rest_api_port,
             socket_path=socket_path,
+            metrics=running._metrics,
         )
 
 

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -165,6 +166,24 @@ def test_a_long_message_is_cut(prediction):
 def test_a_deadline_ends_the_work(prediction):
     code, _ = failure(prediction.Predict, request_for("slow", n=np.int32(3_000_000)), timeout=0.2)
     assert code == "DEADLINE_EXCEEDED"
+
+
+def test_a_deadline_is_counted_as_one_and_a_cancelled_call_as_such(server, prediction):
+    def counted(code):
+        counts = server.metrics.signature_requests, server.metrics.requests
+        lines = [line for metric in counts for line in metric.lines("n") if "slow" in line]
+        return sum(int(line.split()[-1]) for line in lines if f'"{code}"' in line)
+
+    before = {code: counted(code) for code in ("DEADLINE_EXCEEDED", "CANCELLED")}
+    request = request_for("slow", n=np.int32(3_000_000))
+    failure(prediction.Predict, request, timeout=0.2)
+    call = prediction.Predict.future(request)
+    time.sleep(0.3)
+    call.cancel()
+    deadline = time.monotonic() + 10
+    while any(counted(code) < count + 2 for code, count in before.items()):
+        assert time.monotonic() < deadline, {code: counted(code) for code in before}
+        time.sleep(0.05)
 
 
 def metadata_request(model="", *fields):

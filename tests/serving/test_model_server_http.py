@@ -237,6 +237,24 @@ def test_half_closed_callers_still_get_their_answer(port):
         assert caller.is_closed()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01 no request",
+        b"GET /a HTTP/1.1\r\nHost: a\r\n",
+        b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc",
+        b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc",
+    ],
+)
+def test_half_closed_callers_are_told_that_a_request_is_not_whole(port, data):
+    with Caller(port) as caller:
+        caller.send(data)
+        caller.end()
+        status, headers, _ = caller.response()
+        assert (status, headers["Connection"]) == (400, "close")
+        assert caller.is_closed()
+
+
 def test_callers_that_break_off_leave_nothing_behind(port):
     before = threading.active_count()
     for data in (b"", b"GET", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\n", b"GET /slow "):

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -11,7 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+from serving.model_server.batching import Batching
+from serving.model_server.flags import Options
+from serving.model_server.loader import Loader
+from serving.model_server.metrics import Metrics
 from serving.model_server.server import Server
 
 START, CONTINUE, END = 1, 0, 2
@@ -460,3 +466,60 @@ def test_a_stream_that_is_cancelled_is_forgotten(server):
     while set(server.sequences._models["ones"]) != known and time.monotonic() < deadline:
         time.sleep(0.01)
     assert set(server.sequences._models["ones"]) == known
+
+
+@pytest.fixture
+def logged(models, options, tmp_path):
+    """Counts by signature and request log of a server that was asked for a sequence."""
+    file = tmp_path / "models.config"
+    file.write_text(
+        f"""model_config_list {{ config {{
+            name: "ones" base_path: "{models}/ones" model_platform: "tensorflow"
+            logging_config {{
+                log_collector_config {{ type: "tfrecord" filename_prefix: "{tmp_path}/log" }}
+                sampling_config {{ sampling_rate: 1 }}
+            }}
+        }} }}"""
+    )
+    chosen = options(model_config_file=str(file))
+    server = Server(chosen)
+    with server, grpc.insecure_channel(f"localhost:{chosen.port}") as channel:
+        ask(channel, x=x(1, 2), **held(START, 7))
+        ask(channel, x=x(3), **held(CONTINUE, 7))
+        with pytest.raises(grpc.RpcError):
+            ask(channel, x=x(np.nan), **held(CONTINUE, 7))
+        ask(channel, x=x(4), **held(END, 7))
+        counts = list(server._metrics.signature_requests.lines("n"))
+    (log,) = tmp_path.glob("log*.tfrecord")
+    return counts, log
+
+
+def test_requests_of_a_sequence_are_counted_by_signature(logged):
+    labels = 'model_name="ones",version="1",signature_name="stream_step",API="Predict"'
+    assert logged[0] == [
+        f'n{{{labels},status="INVALID_ARGUMENT"}} 1',
+        f'n{{{labels},status="OK"}} 3',
+    ]
+
+
+def test_requests_of_a_sequence_are_kept_and_warm_up_the_next_version(logged, models, tmp_path):
+    _, log = logged
+    logs = [
+        PredictionLog.FromString(record).predict_log
+        for record in tf.compat.v1.io.tf_record_iterator(str(log))
+    ]
+    assert [each.request.inputs["sequence_control_input"].uint32_val[:] for each in logs] == [
+        [START],
+        [CONTINUE],
+        [END],
+    ]
+    assert [each.response.outputs["sum"].float_val[:] for each in logs] == [[3], [6], [10]]
+    assert {each.request.model_spec.signature_name for each in logs} == {"stream_step"}
+    version = tmp_path / "version"
+    shutil.copytree(models / "ones/1", version)
+    (version / "assets.extra").mkdir()
+    shutil.copy(log, version / "assets.extra/tf_serving_warmup_requests")
+    metrics = Metrics()
+    Loader(Options(), metrics, Batching(Options(), metrics)).load(str(version), "m").close()
+    assert metrics.warmup_records.total() == 3
+    assert metrics.runs.total() == 9  # each begins, steps and ends

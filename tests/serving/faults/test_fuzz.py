@@ -232,7 +232,7 @@ def fuzz_http(port, fuzzer, count):
         message = fuzzer.http_message()
         code, content = exchange(port, message)
         codes[code] += 1
-        if code not in HTTP_CODES and code != 0:
+        if code not in HTTP_CODES:
             strange.append((code, content, message))
     return codes, strange
 
