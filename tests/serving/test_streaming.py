@@ -200,7 +200,8 @@ def test_the_command_line_prints_the_answer_as_it_grows(
     pieces = ("bad ", "ca", "fés")
     if asked == "lines":
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{piece}\n" for piece in pieces)))
-    cli.query("causal", pieces if asked == "arguments" else (), address, stream=True)
+    texts = pieces if asked == "arguments" else ()
+    cli.query("causal", texts, address=address, stream=True)
     printed = capsys.readouterr().out.splitlines()
     expected = client.stream("causal", pieces)
     assert printed == [each.outputs["sound"] for each in expected]
