@@ -9,8 +9,12 @@ import tempfile
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_models.tasks.task import Task
+
+# What a signature of `inputs` gives that is for another method than Predict.
+_METHODS = {"classify": {"classes", "scores"}, "regress": {"outputs"}}
 
 
 class ExportError(OSError):
@@ -42,6 +46,7 @@ def export(task: Task, root: Path, name: str, version: int | None = None) -> Pat
         partial = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=model))
         try:
             tf.saved_model.save(_Served(task), str(partial), signatures=task.signatures())
+            _name_methods(partial / "saved_model.pb")
             partial.chmod(0o755)
             _rename(partial, target)
         finally:
@@ -62,6 +67,22 @@ class _Served(tf.Module):
         super().__init__()
         self.weights = [variable.value for variable in task.model.variables]
         self.frontends = task.frontends
+
+
+def _name_methods(path: Path) -> None:
+    """Says of each signature which of TensorFlow Serving's methods it is for.
+
+    Classify and Regress take inputs and give outputs of certain names. Any signature is for
+    Predict, and is said to be for nothing else unless it has just those.
+    """
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for graph in model.meta_graphs:
+        for signature in graph.signature_def.values():
+            outputs = set(signature.outputs)
+            if set(signature.inputs) == {"inputs"} and outputs in _METHODS.values():
+                method = next(name for name, of in _METHODS.items() if of == outputs)
+                signature.method_name = f"tensorflow/serving/{method}"
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def next_version(model: Path) -> int:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from serving.export import ExportError, export, next_version
 
@@ -232,3 +233,41 @@ def _vocabulary(folder, weight):
     path = folder / f"word-{weight}.txt"
     path.write_text("one\ntwo\n")
     return path
+
+
+class Judge(Looker):
+    """A task that serves by all methods that TensorFlow Serving has."""
+
+    def signatures(self):
+        def served(*names):
+            @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+            def serve(inputs):
+                numbers = tf.cast(self.frontend.table.lookup(inputs), tf.float32)
+                values = {"classes": inputs[:, tf.newaxis], "scores": numbers[:, tf.newaxis]}
+                return {name: values.get(name, numbers) for name in names}
+
+            return serve
+
+        return {
+            **super().signatures(),
+            "kinds": served("classes", "scores"),
+            "amount": served("outputs"),
+            "other": served("outputs", "scores"),
+        }
+
+
+def test_a_signature_is_for_the_method_whose_inputs_and_outputs_it_has(tmp_path):
+    path = export(Judge(_vocabulary(tmp_path, 1.0)), tmp_path / "models", "judge")
+    model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    methods = {
+        name: signature.method_name.removeprefix("tensorflow/serving/")
+        for name, signature in model.meta_graphs[0].signature_def.items()
+        if not name.startswith("__")
+    }
+    assert methods == {
+        "serving_default": "predict",
+        "kinds": "classify",
+        "amount": "regress",
+        "other": "predict",
+    }
+    assert _answer(path) == [1.5, -0.5]
