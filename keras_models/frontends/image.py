@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import tensorflow as tf
 
@@ -61,7 +62,9 @@ class ImageFrontend(tf.Module):
                 f"Each training `{self._config.field}` must be of {height} rows and {width} "
                 "columns; with resize it is brought to that. Received one of:"
             )
-            with tf.control_dependencies([_all(sizes == [[height, width]], message, sizes)]):
+            right = tf.reduce_all(sizes == [[height, width]], axis=1)
+            wrong = tf.boolean_mask(sizes, ~right)
+            with tf.control_dependencies([_all(right, message, wrong)]):
                 files = tf.identity(files)
         return tf.ensure_shape(self._decoded(files, self.shape[:2]), [None, *self.shape])
 
@@ -101,12 +104,18 @@ class ImageFrontend(tf.Module):
         pixels = tf.cast(batch[self._config.field], tf.float32)
         return pixels / 255.0, batch.get(self._config.field + SIZES)
 
-    def augmented(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Returns images `[B, H, W, C]` uint8, each changed by chance.
+    def augmented(
+        self,
+        pixels: tf.Tensor,
+        seed: tf.Tensor,
+        interpolation: Literal["BILINEAR", "NEAREST"] = "BILINEAR",
+    ) -> tf.Tensor:
+        """Returns images `[B, H, W, C]` uint8, each changed by chance; what comes in is 0.
 
         Args:
             pixels: The images.
-            seed: `[2]` int32.
+            seed: `[2]` int32. The same one changes other images alike.
+            interpolation: Whether a pixel is a mean of those that were near its place, or one.
         """
         how = self._config.augmentation
         if how == Augmentation():
@@ -116,7 +125,7 @@ class ImageFrontend(tf.Module):
             transforms=_transforms(how, tf.shape(pixels)[0], self.shape[:2], seed),
             output_shape=self.shape[:2],
             fill_value=0.0,
-            interpolation="BILINEAR",
+            interpolation=interpolation,
         )
         return tf.cast(tf.round(changed), tf.uint8)
 

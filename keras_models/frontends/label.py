@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -22,7 +22,13 @@ def write_classes(batches: Iterable[tf.Tensor], field: str, folder: Path) -> Non
     Raises:
         ValueError: If a name is empty or has a line break, or there are not two at least.
     """
-    names = sorted({name for batch in batches for name in batch.numpy().tolist()})
+    write_names(
+        sorted({name for batch in batches for name in batch.numpy().tolist()}), field, folder
+    )
+
+
+def write_names(names: Sequence[bytes], field: str, folder: Path) -> None:
+    """Writes the names of classes, by their numbers. Takes and raises what `write_classes` does."""
     unfit = [name for name in names if not name or b"\n" in name or b"\r" in name]
     if unfit or len(names) < 2:
         raise ValueError(

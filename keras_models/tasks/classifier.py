@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_models.configs.classification import Classification
 from keras_models.frontends.label import LabelFrontend
 from keras_models.losses.cross_entropy import cross_entropy
+from keras_models.tasks.forms import served_forms
 from keras_models.tasks.task import Task
 
 
@@ -80,19 +81,8 @@ class Classifier(Task):
 
     def signatures(self):
         """Returns `serving_default`, the same for the frontend's other forms, and `classify`."""
-        signatures = super().signatures()
-        for name, (spec, served) in self._frontend.forms.items():
-            signatures[name] = self._form(spec, served)
-        return {**signatures, "classify": self._classify()}
-
-    def _form(self, spec, served):
-        """Returns `answer` for inputs in another form."""
-
-        @tf.function(input_signature=[spec])
-        def serve(inputs):
-            return self._answer(served(inputs))
-
-        return serve
+        forms = served_forms(self._frontend, self._answer)
+        return {**super().signatures(), **forms, "classify": self._classify()}
 
     def _classify(self):
         """Returns what TensorFlow Serving's Classify wants of a signature, for `tf.Example`s."""
