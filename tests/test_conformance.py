@@ -21,8 +21,10 @@ import pytest
 import tensorflow as tf
 
 from keras_models.configs.classification import Classification
+from keras_models.configs.image import Image
 from keras_models.configs.language_modeling import LanguageModeling
 from keras_models.configs.regression import Regression
+from keras_models.configs.segmentation import Segmentation
 from keras_models.configs.series import Series
 from keras_models.configs.tagging import Tagging
 from keras_models.configs.transcription import Text, Transcription
@@ -108,6 +110,14 @@ def _(config: Tagging) -> Examples:
 
 
 @_examples.register
+def _(config: Segmentation) -> Examples:
+    inputs = _examples(config.input)
+    shape = config.input.height, config.input.width, 1
+    masks = [_pixels(seed, *shape) % len(config.classes) for seed in range(4)]
+    return replace(inputs, records={**inputs.records, config.mask: masks})
+
+
+@_examples.register
 def _(config: Classification) -> Examples:
     inputs = _examples(config.input)
     return replace(inputs, records={**inputs.records, config.label: ["a", "b", "c", "a"]})
@@ -145,6 +155,28 @@ def _(config: LanguageModeling) -> Examples:
         foreign={name: [between.format(text) for text in records]},
         native={name: records},
     )
+
+
+@_examples.register
+def _(config: Image) -> Examples:
+    name, limit = config.field, config.largest
+    shape = config.height, config.width, config.channels
+    images = [_pixels(seed, *shape) for seed in range(4)]
+    files = [*map(_png, images[:3]), tf.io.encode_jpeg(images[3]).numpy()]
+    return Examples(
+        records={name: files},
+        longest={name: [files[0], _png(_pixels(4, 1, limit, 1))]},
+        too_long={name: [files[0], _png(_pixels(4, 1, limit + 1, 1))]},
+        limit=limit,
+    )
+
+
+def _pixels(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return tf.io.encode_png(pixels).numpy()
 
 
 def _text(config: Text, length: int) -> str:
