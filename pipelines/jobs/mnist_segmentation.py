@@ -2,6 +2,8 @@
 
 Command: transduce run mnist_segmentation
 Data: 10,000 canvases of 48 by 48 pixels, made of MNIST, to train, 1,000 to test
+Time: 17 minutes of training on 2 cores that others used, too
+Result: mean IoU 91.45 %, pixel accuracy 99.48 % on the test split
 """
 
 from dataclasses import replace
