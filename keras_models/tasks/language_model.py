@@ -94,7 +94,7 @@ class LanguageModel(Task):
 
         Args:
             inputs: Texts `[B]`, under the name of the field; `temperature`, `top_k` and `top_p`,
-                as `Sampling` has them, `seed` and `max_length`: each a scalar or `[B]`.
+                as `Sampling` has them, `seed` and `max_length`: each `[B]`, or `[1]` for all.
         """
         text = inputs[self._text]
         rows, most = tf.shape(text), self._config.max_length
@@ -123,13 +123,13 @@ class LanguageModel(Task):
     def signatures(self):
         """Returns `serving_default`, and `generate`, of which all but the text has a default."""
         default = {
-            "temperature": tf.constant(1.0),
-            "top_k": tf.constant(0),
-            "top_p": tf.constant(1.0),
-            "seed": tf.constant(0, tf.int64),
-            "max_length": tf.constant(self._config.max_length),
+            "temperature": tf.constant([1.0]),
+            "top_k": tf.constant([0]),
+            "top_p": tf.constant([1.0]),
+            "seed": tf.constant([0], tf.int64),
+            "max_length": tf.constant([self._config.max_length]),
         }
-        options = [tf.TensorSpec(None, value.dtype, name) for name, value in default.items()]
+        options = [tf.TensorSpec([None], value.dtype, name) for name, value in default.items()]
 
         @tf.function(input_signature=[*self.input_signature.values(), *options])
         def generate(

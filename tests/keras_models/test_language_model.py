@@ -55,6 +55,7 @@ def generate(task):
 
 
 def generated(task, prompts, **options):
+    options = {name: tf.reshape(value, [-1]) for name, value in options.items()}
     outputs = generate(task)(tf.constant(prompts), **options)
     return {name: value.numpy() for name, value in outputs.items()}
 
