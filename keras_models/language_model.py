@@ -34,7 +34,7 @@ class LanguageModelState(NamedTuple):
     """What a language model carries from symbol to symbol."""
 
     symbol: tf.Tensor  # [B] int32, the last one, or the boundary
-    left: tf.Tensor  # [B] int32, how many are to come, where that is known
+    left: tf.Tensor  # [B] int32, how many are to come; where that is not known, 0
     layers: object  # nest of [B, units], after the symbols before the last
 
 
@@ -70,9 +70,9 @@ class RecurrentLanguageModel(keras.layers.Layer):
         self.built = True
 
     def zero_state(self, batch_size: tf.Tensor, lengths: tf.Tensor | None = None):
-        """Returns the state before any symbol, of texts that will have `[B]` symbols."""
+        """Returns the state before any symbol, of texts of `[B]` where the stop is a length."""
         nothing = tf.fill([batch_size], BOUNDARY)
-        left = nothing if lengths is None else lengths
+        left = lengths if self.stop == "length" and lengths is not None else nothing
         return LanguageModelState(nothing, left, self._recurrent.zero_state(batch_size))
 
     def losses(self, text, lengths, state: LanguageModelState, dropout_seed=None):
@@ -95,7 +95,7 @@ class RecurrentLanguageModel(keras.layers.Layer):
         real = tf.sequence_mask(lengths, tf.shape(text)[1])
         losses = tf.reduce_sum(tf.where(real, losses, 0.0), axis=1)
         last = tf.gather(before, lengths, batch_dims=1)
-        return losses, LanguageModelState(last, state.left - lengths, layers)
+        return losses, LanguageModelState(last, self._left_after(lengths, state), layers)
 
     def read(self, text, lengths, state: LanguageModelState):
         """Returns what `losses` does without dropout, of texts however long, part by part."""
@@ -177,7 +177,7 @@ class RecurrentLanguageModel(keras.layers.Layer):
 
     def advance(self, symbols: tf.Tensor, state: LanguageModelState, layers):
         """Returns the state after one more symbol each, `[B]` int32."""
-        return LanguageModelState(symbols, state.left - 1, layers)
+        return LanguageModelState(symbols, self._left_after(1, state), layers)
 
     def _step(self, state, dropout_seed=None):
         """Returns the hidden vector `[B, units]` that foretells the next symbol, and the layers."""
@@ -190,6 +190,9 @@ class RecurrentLanguageModel(keras.layers.Layer):
         if self.stop == "length":
             embedded += self._left(self._possible(left))
         return embedded
+
+    def _left_after(self, count, state):
+        return state.left - count if self.stop == "length" else state.left
 
     def _possible(self, lengths):
         return tf.clip_by_value(lengths, 0, self._longest)
