@@ -32,12 +32,18 @@ def tasks(tmp_path_factory):
     return tasks
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "batching"])
-def address(request, tasks, tmp_path_factory, options):
+@pytest.fixture(scope="module")
+def models(tasks, tmp_path_factory):
+    """The models' folder."""
     root = tmp_path_factory.mktemp("models")
     for stop, task in tasks.items():
         export(task, root, stop)
-    chosen = options(model_root=str(root), enable_batching=request.param)
+    return root
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "batching"])
+def address(request, models, options):
+    chosen = options(model_root=str(models), enable_batching=request.param)
     with Server(chosen):
         yield f"localhost:{chosen.port}"
 
@@ -99,8 +105,14 @@ def test_the_command_line_asks_for_texts_by_a_seed(address, tasks, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main([*command, "--json", "--given", "temperature", "0.5", "seed", "7"])
     (line,) = capsys.readouterr().out.splitlines()
-    given = {"temperature": [0.5], "top_k": [0], "top_p": [1.0], "max_length": [30]}
     expected = tasks["symbol"].generate(
-        {"text": tf.constant(["ab"]), "seed": tf.constant([7], tf.int64), **given}
+        {
+            "text": tf.constant(["ab"]),
+            "temperature": np.float32([0.5]),
+            "top_k": np.int32([0]),
+            "top_p": np.float32([1]),
+            "seed": np.int64([7]),
+            "max_length": np.int32([30]),
+        }
     )
     assert json.loads(line)["text"] == expected["text"].numpy()[0].decode()
