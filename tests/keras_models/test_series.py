@@ -147,6 +147,7 @@ def test_series_that_would_be_refused_are_told(frontend):
     built = frontend(max_length=4)
     series = tf.ragged.constant([[1.0], [], [1.0, NAN], [1.0] * 5, [INFINITE], [2.0] * 4])
     assert built.refuses(series).numpy().tolist() == [False, True, True, True, True, False]
+    assert "--task.input.max_length, which is 4" in built.refusal
     feasible = built.feasible(built.encode(series))
     assert feasible.numpy().tolist() == [True, False, False, True, False, True]
 
