@@ -1,5 +1,6 @@
 """A run killed at any moment, and gone on with, ends to the last bit as one that was not."""
 
+import functools
 import random
 import re
 import signal
@@ -12,36 +13,45 @@ import pytest
 import tensorflow as tf
 
 STEPS = 240
-SIZES = f"""
-    --data.batch_tokens 48 --data.buckets 3
-    --model.embedding_units 7 --model.encoder_units 13 --model.encoder_layers 1
-    --model.predictor_units 11 --model.joint_units 17 --model.dropout 0.2
+SIZES = {
+    "g2p_transducer": """
+        --data.train toy.tsv --data.batch_tokens 48 --data.buckets 3
+        --model.embedding_units 7 --model.encoder_units 13 --model.encoder_layers 1
+        --model.predictor_units 11 --model.joint_units 17 --model.dropout 0.2
+    """.split(),
+    "char_lm": """
+        --data.train toy.txt --data.batch_size 3 --task.chunk 8
+        --model.embedding_units 7 --model.units 13 --model.dropout 0.2
+    """.split(),
+}
+TRAIN = f"""
     --train.steps {STEPS} --train.accumulate 2 --train.ema 0.9 --train.schedule plateau
     --train.plateau_patience 1 --train.patience 100 --train.warmup_steps 4
     --train.log_every 1 --train.evaluate_every 50 --train.checkpoint_every 7
     --train.no_jit_compile --export.verify_examples 2
 """.split()
-COMMAND = [sys.executable, "-m", "pipelines.cli", "run", "g2p_transducer"]
+COMMAND = [sys.executable, "-m", "pipelines.cli", "run"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, words):
-    """Where the commands run; holds a TSV."""
+    """Where the commands run; holds a TSV and a text."""
     place = tmp_path_factory.mktemp("place")
     lines = (f"{word}\t{' '.join(word.upper())}\n" for word in words(300))
     (place / "toy.tsv").write_text("".join(lines))
+    (place / "toy.txt").write_text("\n".join(words(300)) + "\n")
     return place
 
 
-def start(place, folder):
-    line = [*COMMAND, "--folder", folder, "--data.train", "toy.tsv", *SIZES]
+def start(place, job, folder):
+    line = [*COMMAND, job, "--folder", folder, *SIZES[job], *TRAIN]
     return subprocess.Popen(line, cwd=place, stderr=subprocess.PIPE, text=True)
 
 
-def finish(place, folder):
+def finish(place, job, folder):
     """Runs to the end of the training, and returns the folder."""
     told = []
-    with start(place, folder) as run:
+    with start(place, job, folder) as run:
         for line in run.stderr:
             told.append(line)
             if line.startswith("train: done"):
@@ -53,12 +63,13 @@ def finish(place, folder):
 
 @pytest.fixture(scope="module")
 def uninterrupted(place):
-    return finish(place, "uninterrupted")
+    """Returns the folder of a job's run that nothing has interrupted."""
+    return functools.cache(lambda job: finish(place, job, f"uninterrupted-{job}"))
 
 
-def kill_while_training(place, folder, seconds):
+def kill_while_training(place, job, folder, seconds):
     """Starts the run and kills it so long after its training began; returns whether it trained."""
-    with start(place, folder) as run:
+    with start(place, job, folder) as run:
         for line in run.stderr:
             if line.startswith("train: on"):
                 break
@@ -72,8 +83,8 @@ def stages(folder):
     return (folder / "stages.json").read_text()
 
 
-def test_sigterm_saves_and_has_an_exit_code_of_its_own(place, uninterrupted):
-    with start(place, "terminated") as run:
+def test_sigterm_saves_and_has_an_exit_code_of_its_own(place):
+    with start(place, "g2p_transducer", "terminated") as run:
         for line in run.stderr:
             if line.startswith("step 12 "):
                 break
@@ -84,16 +95,23 @@ def test_sigterm_saves_and_has_an_exit_code_of_its_own(place, uninterrupted):
     assert (place / "terminated" / "checkpoints" / f"ckpt-{step}.index").exists()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_change_no_bit(place, uninterrupted, kills):
-    folder, chance = f"killed-{kills}", random.Random(kills)
-    hits = sum(kill_while_training(place, folder, chance.uniform(0, 3)) for _ in range(kills))
+@pytest.mark.parametrize(
+    ("job", "kills"),
+    [
+        ("g2p_transducer", 3),
+        pytest.param("g2p_transducer", 20, marks=pytest.mark.slow),
+        pytest.param("char_lm", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_kills_at_random_moments_change_no_bit(place, uninterrupted, job, kills):
+    folder, chance = f"killed-{job}-{kills}", random.Random(kills)
+    hits = sum(kill_while_training(place, job, folder, chance.uniform(0, 3)) for _ in range(kills))
     assert hits >= 2
-    killed = finish(place, folder)
+    killed, whole = finish(place, job, folder), uninterrupted(job)
     name = "metrics.jsonl"
-    assert (killed / name).read_bytes() == (uninterrupted / name).read_bytes()
+    assert (killed / name).read_bytes() == (whole / name).read_bytes()
     last = tensors(killed / "checkpoints" / f"ckpt-{STEPS}")
-    right = tensors(uninterrupted / "checkpoints" / f"ckpt-{STEPS}")
+    right = tensors(whole / "checkpoints" / f"ckpt-{STEPS}")
     assert last.keys() == right.keys()
     differing = [key for key in right if not np.array_equal(last[key], right[key])]
     assert differing == []
