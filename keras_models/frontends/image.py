@@ -157,24 +157,29 @@ class ImageFrontend(tf.Module):
 
     def _decoded(self, files: tf.Tensor, size) -> tf.Tensor:
         """Returns pixels `[B, H, W, C]` uint8, each brought to a size, or padded to it by zeros."""
-        channels, resize = self._config.channels, self._config.resize
-
-        def decode(file):
-            pixels = tf.io.decode_image(file, channels, expand_animations=False)
-            pixels = tf.ensure_shape(pixels, [None, None, channels])
-            if resize:
-                return _resized(pixels, size)
-            missing = tf.stack(size) - tf.shape(pixels)[:2]
-            return tf.pad(pixels, [[0, missing[0]], [0, missing[1]], [0, 0]])
-
-        spec = tf.TensorSpec([None, None, channels], tf.uint8)
-        return tf.cond(  # of no images none has a size to make a batch of
-            tf.size(files) > 0,
-            lambda: tf.map_fn(decode, files, fn_output_signature=spec),
-            lambda: tf.zeros([0, size[0], size[1], channels], tf.uint8),
-        )
+        return _decoded(files, tf.stack(size), self._config.channels, self._config.resize)
 
 
+# In a graph even where the caller is not: outside of one, each image would take milliseconds.
+@tf.function(reduce_retracing=True)
+def _decoded(files: tf.Tensor, size: tf.Tensor, channels: int, resize: bool) -> tf.Tensor:
+    def decode(file):
+        pixels = tf.io.decode_image(file, channels, expand_animations=False)
+        pixels = tf.ensure_shape(pixels, [None, None, channels])
+        if resize:
+            return _resized(pixels, size)
+        missing = size - tf.shape(pixels)[:2]
+        return tf.pad(pixels, [[0, missing[0]], [0, missing[1]], [0, 0]])
+
+    spec = tf.TensorSpec([None, None, channels], tf.uint8)
+    return tf.cond(  # of no images none has a size to make a batch of
+        tf.size(files) > 0,
+        lambda: tf.map_fn(decode, files, fn_output_signature=spec),
+        lambda: tf.zeros([0, size[0], size[1], channels], tf.uint8),
+    )
+
+
+@tf.function(reduce_retracing=True)
 def _sizes(files: tf.Tensor) -> tf.Tensor:
     """Returns rows and columns of PNG and JPEG files, `[B, 2]` int32, from their first bytes.
 
