@@ -40,8 +40,8 @@ class ImageFrontend(tf.Module):
     @property
     def forms(self):
         """What is served beside files: by signature, what it takes and what makes a batch of it."""
-        pixels = [None, None, None, self._config.channels]
-        return {"pixels": (tf.TensorSpec(pixels, tf.uint8, self._config.field), self._of_pixels)}
+        pixels = tf.TensorSpec([None, None, None, None], tf.uint8, self._config.field)
+        return {"pixels": (pixels, self._of_pixels)}
 
     def parse(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what `served` takes, for serialized `tf.Example`s `[B]` string."""
@@ -131,10 +131,14 @@ class ImageFrontend(tf.Module):
 
     def _of_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns a batch for `inputs`, of arrays `[B, H, W, C]` uint8."""
-        size = tf.shape(pixels)[1:3]
-        message = f"`{self._config.field}` must have 1 to {self._config.largest} rows and columns."
-        with tf.control_dependencies([_all(self._is_served(size), message, size)]):
-            pixels = tf.identity(pixels)
+        channels, shape = self._config.channels, tf.shape(pixels)[1:]
+        message = (
+            f"`{self._config.field}` must have 1 to {self._config.largest} rows and columns, and "
+            f"{channels} as its last size, of channels. Received:"
+        )
+        right = self._is_served(shape[:2]) & (shape[2] == channels)
+        with tf.control_dependencies([_all(right, message, shape)]):
+            pixels = tf.ensure_shape(tf.identity(pixels), [None, None, None, channels])
         if self._config.resize:
             pixels = _resized(pixels, self.shape[:2])
         return {self._config.field: pixels}

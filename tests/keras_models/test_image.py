@@ -97,9 +97,14 @@ def test_a_refusal_tells_which_image_it_is_about():
     files = [_png(_pixels(3, 3, 1)), _png(np.zeros([2, 65, 1], np.uint8))]
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"1 to 64 rows.*\[\[1 2 65\]\]"):
         _served(ImageFrontend(Image(largest=64)), *files)
-    _, of_pixels = ImageFrontend(Image(largest=64)).forms["pixels"]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="1 to 64 rows"):
-        of_pixels(np.zeros([1, 2, 65, 1], np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(2, 65, 1), (0, 5, 1), (8, 8, 3)])
+def test_pixels_of_another_form_are_refused(shape):
+    spec, of_pixels = ImageFrontend(Image(largest=64)).forms["pixels"]
+    serve = tf.function(of_pixels, input_signature=[spec])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"1 to 64 rows.*\[%d %d %d\]" % shape):
+        serve(np.zeros([3, *shape], np.uint8))
 
 
 def test_refuses_says_beforehand_what_is_too_large_or_no_image():
