@@ -101,9 +101,10 @@ def test_a_refusal_tells_which_image_it_is_about():
 
 @pytest.mark.parametrize("shape", [(2, 65, 1), (0, 5, 1), (8, 8, 3)])
 def test_pixels_of_another_form_are_refused(shape):
+    sizes = " ".join(map(str, shape))
     spec, of_pixels = ImageFrontend(Image(largest=64)).forms["pixels"]
     serve = tf.function(of_pixels, input_signature=[spec])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"1 to 64 rows.*\[%d %d %d\]" % shape):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="1 to 64 rows.*" + sizes):
         serve(np.zeros([3, *shape], np.uint8))
 
 
