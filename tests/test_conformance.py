@@ -27,7 +27,7 @@ from keras_models.configs.regression import Regression
 from keras_models.configs.segmentation import Segmentation
 from keras_models.configs.series import Series
 from keras_models.configs.tagging import Tagging
-from keras_models.configs.transcription import Text, Transcription
+from keras_models.configs.transcription import Text, TextToText
 from keras_models.frontends.padding import LENGTHS, pad
 from keras_models.tasks.explanation import NotExplained
 from keras_models.tasks.task import Task
@@ -77,14 +77,14 @@ def _examples(config) -> Examples:
 
 
 @_examples.register
-def _(config: Transcription) -> Examples:
+def _(config: TextToText) -> Examples:
     name = config.input.field
     lengths = {name: (9, 2, 5, 7), config.output.field: (6, 1, 3, 4)}
     records = {each.field: [_text(each, n) for n in lengths[each.field]] for each in config.texts}
     three, longest, too_long = (
         _text(config.input, n) for n in (3, config.max_length, config.max_length + 1)
     )
-    between = {"character": "漢{}🙂", "token": "漢 {} 🙂"}[config.input.unit]
+    between = "漢{}🙂" if config.input.unit == "character" else "漢 {} 🙂"
     return Examples(
         records=records,
         empty={name: [""]},
@@ -182,7 +182,7 @@ def _png(pixels: np.ndarray) -> bytes:
 def _text(config: Text, length: int) -> str:
     """Returns a text of so many symbols, always the same one."""
     symbols = random.Random(length).choices("abcdefg", k=length)
-    return (" " if config.unit == "token" else "").join(symbols)
+    return ("" if config.unit == "character" else " ").join(symbols)
 
 
 def _small(config):

@@ -12,6 +12,7 @@ from keras_models.configs import STRICT
 from keras_models.configs.records import Field
 
 if TYPE_CHECKING:
+    from keras_models.frontends.text import TextFrontend
     from keras_models.tasks.transcriber import Transcriber
 
 # What the served signatures give beside the output text.
@@ -24,24 +25,38 @@ class Text:
 
     field: str = "text"
     """Name in records, features and served signatures."""
-    unit: Literal["character", "token"] = "character"
-    """A symbol is a character, or a token between white space."""
+    unit: Literal["character", "token", "subword"] = "character"
+    """A symbol is a character, a token between white space, or a part of one that is learnt."""
     lowercase: bool = False
     """Fold to lower case first."""
     min_count: PositiveInt = 1
     """How often a symbol must be in the training data to be known."""
+    size: PositiveInt = 4000
+    """Most parts of words that are learnt."""
+
+    def learn(self, batches, folder: Path) -> None:
+        """Writes the vocabulary of texts, `[B]` string each, to a folder."""
+        if self.unit == "subword":
+            from keras_models.frontends.subword import build_subwords as build
+        else:
+            from keras_models.frontends.text import build_vocabulary as build
+        build(batches, self, folder)
+
+    def frontend(self, folder: Path) -> TextFrontend:
+        """Returns what turns texts into numbers by the vocabulary in a folder."""
+        if self.unit == "subword":
+            from keras_models.frontends.subword import SubwordFrontend as Frontend
+        else:
+            from keras_models.frontends.text import TextFrontend as Frontend
+        return Frontend(self, folder)
 
 
 @dataclass(frozen=True, config=STRICT)
-class Transcription:
-    """Text to text whose symbols follow the input's order, as spelling to sounds."""
+class TextToText:
+    """One text goes in, another comes out."""
 
     input: Text
     output: Text
-    token: str = "token"
-    """What an output symbol is called in reports: "phoneme" makes a phoneme error rate."""
-    sequence: str = "sequence"
-    """What a whole example is called in reports."""
     loss_per: Literal["example", "token"] = "example"
     """What the mean loss is of: with "token", long examples count more."""
     max_length: PositiveInt = 256
@@ -78,10 +93,18 @@ class Transcription:
             records: Batches of raw records, to be gone through once a field.
             folder: Where to write `FIELD.txt`.
         """
-        from keras_models.frontends.text import build_vocabulary
-
         for text in self.texts:
-            build_vocabulary((batch[text.field] for batch in records), text, folder)
+            text.learn((batch[text.field] for batch in records), folder)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Transcription(TextToText):
+    """Text to text whose symbols follow the input's order, as spelling to sounds."""
+
+    token: str = "token"
+    """What an output symbol is called in reports: "phoneme" makes a phoneme error rate."""
+    sequence: str = "sequence"
+    """What a whole example is called in reports."""
 
     def build(self, model, folder: Path) -> Transcriber:
         """Returns the task for a model's Config and the folder that `prepare` wrote to."""

@@ -30,9 +30,11 @@ def _fold(text: tf.Tensor, config: Text) -> tf.Tensor:
 
 def _cut(text: tf.Tensor, config: Text) -> tf.RaggedTensor:
     """Returns the symbols of each text, `[B, (symbols)]` string."""
-    if config.unit == "character":
-        return tf.strings.unicode_split(text, "UTF-8", errors="ignore")
-    return tf.strings.split(text)
+    if config.unit == "token":
+        return tf.strings.split(text)
+    if config.unit == "subword":  # it is those characters that may be unknown
+        text = tf.strings.regex_replace(text, r"\s", "")
+    return tf.strings.unicode_split(text, "UTF-8", errors="ignore")
 
 
 def vocabulary_path(folder: Path, config: Text) -> Path:
@@ -54,14 +56,23 @@ def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, folder: Path) -
     """
     counts: dict[bytes, int] = {}
     for batch in batches:
-        texts = [_composed(text) for text in _fold(batch, config).numpy()]
-        flat = _cut(tf.constant(texts, tf.string), config).flat_values.numpy()
+        flat = _cut(tf.constant(folded(batch, config), tf.string), config).flat_values.numpy()
         for symbol, count in zip(*np.unique(flat, return_counts=True), strict=True):
             counts[symbol] = counts.get(symbol, 0) + int(count)
     frequent = {symbol for symbol, count in counts.items() if count >= config.min_count}
     known = frequent - {_PADDING_LINE.encode()}
     symbols = sorted(known, key=lambda symbol: (-counts[symbol], symbol))
-    lines = [_PADDING_LINE, *(_to_line(symbol.decode("utf-8")) for symbol in symbols)]
+    write_vocabulary([symbol.decode("utf-8") for symbol in symbols], config, folder)
+
+
+def folded(batch: tf.Tensor, config: Text) -> list[str]:
+    """Returns texts `[B]` as a vocabulary is made of them: in its letter case, composed."""
+    return [_composed(text) for text in _fold(batch, config).numpy()]
+
+
+def write_vocabulary(symbols: Iterable[str], config: Text, folder: Path) -> None:
+    """Writes symbols after the one that pads, one a line, to `FIELD.txt`."""
+    lines = [_PADDING_LINE, *map(_to_line, symbols)]
     folder.mkdir(parents=True, exist_ok=True)
     content = "".join(f"{line}\n" for line in lines)
     vocabulary_path(folder, config).write_bytes(content.encode("utf-8"))
@@ -127,13 +138,30 @@ class TextFrontend(tf.Module):
 
     def _lookup(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Returns the number of every symbol, `[B, (symbols)]` int64, 0 for those unknown."""
+        symbols = _cut(self._normal(text), self._config)
+        return symbols.with_flat_values(self._numbers_of(symbols.flat_values))
+
+    def _normal(self, text: tf.Tensor) -> tf.Tensor:
+        """Returns texts in the letter case of the vocabulary, its characters composed."""
         text = _fold(text, self._config)
         for decomposed, composed in self._compositions:
             text = tf.strings.regex_replace(text, decomposed, composed)
-        symbols = _cut(text, self._config)
-        if self._escapes:
-            symbols = symbols.with_flat_values(_to_lines(symbols.flat_values))
-        return tf.ragged.map_flat_values(self._numbers.lookup, symbols)
+        return text
+
+    def _numbers_of(self, symbols: tf.Tensor) -> tf.Tensor:
+        """Returns the number of each symbol, int64, 0 of those unknown."""
+        return self._numbers.lookup(_to_lines(symbols) if self._escapes else symbols)
+
+    def words(self, numbers: tf.RaggedTensor) -> tf.Tensor:
+        """Returns `[B]`, how many words texts have that `encode` gave the numbers of."""
+        if self._config.unit == "token":
+            return numbers.row_lengths()
+        return 1 + self._count(numbers, [symbol.isspace() for symbol in self.symbols])
+
+    def _count(self, numbers: tf.RaggedTensor, counted: Sequence[bool]) -> tf.Tensor:
+        """Returns `[B]`, how many of the numbers are counted."""
+        found = tf.gather(tf.constant(counted), numbers.flat_values)
+        return tf.reduce_sum(numbers.with_flat_values(tf.cast(found, tf.int64)), axis=1)
 
     def settle(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns each text in two parts `[B]`: what is settled whatever follows, and the rest.
@@ -145,7 +173,7 @@ class TextFrontend(tf.Module):
         """
         if self._config.lowercase:
             text = tf.strings.regex_replace(text, "Σ", "σ")  # noqa: RUF001
-        if self._config.unit == "token":
+        if self._config.unit != "character":
             settled = tf.strings.regex_replace(text, _LAST_TOKEN, r"\1")
         else:
             end = _end_of_characters(text)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_models.configs.transcription import Transcription
+from keras_models.configs.transcription import TextToText
 from keras_models.frontends.limit import within_limit
 from keras_models.frontends.padding import LENGTHS, pad
-from keras_models.frontends.text import TextFrontend
 from keras_models.metrics import confusions, error_rates
 from keras_models.tasks.explanation import Explanation, NotExplained
 from keras_models.tasks.streaming import TextStream, stream_signatures
@@ -28,11 +27,11 @@ class Transcriber(Task):
 
     many_references = True
 
-    def __init__(self, config: Transcription, model, folder: Path):
+    def __init__(self, config: TextToText, model, folder: Path):
         super().__init__()
         self._config = config
         self._input, self._output = config.input.field, config.output.field
-        self.frontends = {text.field: TextFrontend(text, folder) for text in config.texts}
+        self.frontends = {text.field: text.frontend(folder) for text in config.texts}
         self.model = model.build(*(frontend.size for frontend in self.frontends.values()))
 
     def features(self, records):
