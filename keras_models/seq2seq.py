@@ -306,11 +306,11 @@ class Seq2Seq(keras.layers.Layer):
         return self._attended(tf.concat([contexts, outputs], axis=-1)), attention
 
     def _scores(self, hidden) -> tf.Tensor:
-        """Returns `[…, V]`."""
+        """Returns `[B, U, V]`, for `[B, U, …]`."""
         tied = self._kernel is None
         kernel = self._output_embedding.embeddings if tied else self._kernel
         kernel = tf.cast(tf.convert_to_tensor(kernel), hidden.dtype)
-        scores = tf.einsum("...d,vd->...v" if tied else "...d,dv->...v", hidden, kernel)
+        scores = tf.einsum("bud,vd->buv" if tied else "bud,dv->buv", hidden, kernel)
         return scores + tf.cast(self._bias, hidden.dtype)
 
     def _own(self, prefixes, seed) -> tf.Tensor | None:
