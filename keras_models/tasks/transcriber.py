@@ -118,7 +118,7 @@ class Transcriber(Task):
                 f"`{self._input}` must have a known symbol to align an answer with. "
                 f"Received: {[text.decode() for text in inputs[self._input].numpy()]}"
             )
-        if not tf.reduce_all(self.feasible(features)):
+        if not tf.reduce_all(Transcriber.feasible(self, features)):
             raise NotExplained(
                 f"`{self._output}` must not be longer than what the model can say of "
                 f"`{self._input}`. Received: {[text.decode() for text in answers.numpy()]}"
@@ -135,9 +135,12 @@ class Transcriber(Task):
         return [tuple(symbols[number] for number in row) for row in features[name].to_list()]
 
     def signatures(self):
-        """Returns `serving_default` and, where the model can, those of `streaming`."""
+        """Returns `serving_default` and, where the model can, those of `streaming`.
+
+        Parts of words are not streamed: whether a word goes on is known when the next one begins.
+        """
         signatures = super().signatures()
-        if self.model.streams:
+        if self.model.streams and self._config.output.unit != "subword":
             stream = TextStream(self.model, *self.frontends.values(), self._within_limit)
             signatures |= stream_signatures(stream, self.input_signature)
         return signatures
@@ -165,7 +168,7 @@ class Transcriber(Task):
 
     def _spaced(self, answers, references):
         """Returns the same with white space between any two tokens."""
-        if self._config.output.unit == "token":
+        if self._config.output.unit != "character":
             return answers, references
         spaced = [[" ".join(reference) for reference in accepted] for accepted in references]
         return [" ".join(answer) for answer in answers], spaced
