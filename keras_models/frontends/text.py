@@ -54,6 +54,11 @@ def build_vocabulary(batches: Iterable[tf.Tensor], config: Text, folder: Path) -
         config: How to cut the texts.
         folder: Where to write `FIELD.txt`.
     """
+    if config.unit == "subword":
+        raise ValueError(
+            "`unit` must be 'character' or 'token' in this task: parts of words are for a text "
+            "that becomes another text. Received: 'subword'"
+        )
     counts: dict[bytes, int] = {}
     for batch in batches:
         flat = _cut(tf.constant(folded(batch, config), tf.string), config).flat_values.numpy()

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_models.configs.transcription import Text
 from keras_models.frontends.subword import SubwordFrontend, scores_path
-from keras_models.frontends.text import write_vocabulary
+from keras_models.frontends.text import build_vocabulary, write_vocabulary
 
 CONFIG = Text("de", unit="subword", lowercase=True, size=60)
 # Characters of one, two and three bytes.
@@ -100,6 +100,11 @@ def test_composed_and_decomposed_characters_are_the_same(frontend):
 def test_words_are_counted_however_they_are_cut(frontend):
     texts = tf.constant(["", "die Frauen", " für  die Straßen "])
     assert frontend.words(frontend.encode(texts)).numpy().tolist() == [0, 2, 3]
+
+
+def test_a_task_that_takes_no_parts_of_words_refuses_them(tmp_path):
+    with pytest.raises(ValueError, match=r"must be 'character' or 'token'.*Received: 'subword'"):
+        build_vocabulary([tf.constant(TEXTS)], CONFIG, tmp_path)
 
 
 def test_without_sentencepiece_it_is_said_how_to_install_it(tmp_path, monkeypatch):
