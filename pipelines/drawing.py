@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib.figure
+import numpy as np
 from matplotlib import font_manager
 
 from keras_models.tasks.explanation import Explanation
@@ -31,14 +32,17 @@ def describe(explanation: Explanation) -> list[str]:
 
 def draw(explanation: Explanation, path: Path) -> None:
     """Saves a picture of an explanation: the input to the right, the answer upwards."""
-    frames, rows = explanation.weights.shape
-    lattice = rows > len(explanation.outputs)
+    weights = explanation.weights.T
+    lattice = len(weights) > len(explanation.outputs)
+    if not len(weights):  # an answer of no parts: there is still the input to show
+        weights = np.zeros([1, len(explanation.inputs)])
+    rows, frames = weights.shape
     width, height = _inches(len(explanation.inputs)), _inches(rows)
     figure = matplotlib.figure.Figure(figsize=(width + 1.5, height + 0.8), layout="constrained")
     axes = figure.subplots()
-    weights = explanation.weights.T
     image = axes.imshow(weights, origin="lower", aspect="auto", cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="probability", fraction=0.2 / width, aspect=5 * height, pad=0.01)
+    shown = "probability" if lattice else "attention"
+    figure.colorbar(image, label=shown, fraction=0.2 / width, aspect=5 * height, pad=0.01)
     between = 0.5 if lattice else 0.0
     _label(axes.xaxis, range(frames), explanation.inputs, turn=True)
     places = [u + between for u in range(len(explanation.outputs))]

@@ -96,8 +96,10 @@ def _drawn_examples(folder: RunFolder) -> list[str]:
         for each in drawn
     ]
     about = (
-        "## Alignments\n\nHow probable it is, at each part of the input, to have said so much of "
-        "the answer; the line is the likeliest way."
+        "## Alignments\n\nHow answers go back to their inputs: what attention each part of the "
+        "answer paid to each part of the input; or, where there is a line, how probable it is, at "
+        "each part of the input, to have said so much of the answer, the line being the likeliest "
+        "way."
     )
     return [f"{about}\n\n{_table(('Input', 'Answer', ''), rows)}"] if rows else []
 

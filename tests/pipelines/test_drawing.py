@@ -53,6 +53,12 @@ def test_the_more_probable_a_place_the_darker_it_is(drawn):
     assert not len(_places(picture, LINE))
 
 
+def test_an_answer_of_no_parts_is_a_picture_of_its_input_alone(drawn):
+    picture = drawn(Explanation(("a", "b"), (), np.zeros((2, 0)), (), ()))
+    assert picture.std() > 0.01
+    assert not len(_places(picture, LINE))
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs"),
     [
