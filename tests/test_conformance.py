@@ -81,18 +81,23 @@ def _(config: TextToText) -> Examples:
     name = config.input.field
     lengths = {name: (9, 2, 5, 7), config.output.field: (6, 1, 3, 4)}
     records = {each.field: [_text(each, n) for n in lengths[each.field]] for each in config.texts}
+    between = "漢{}🙂" if config.input.unit == "character" else "漢 {} 🙂"
+    found = Examples(
+        records=records,
+        empty={name: [""]},
+        foreign={name: [between.format(text) for text in records[name]]},
+        native={name: records[name]},
+    )
+    if config.input.unit == "subword":  # of how many parts a text is, training says
+        return found
     three, longest, too_long = (
         _text(config.input, n) for n in (3, config.max_length, config.max_length + 1)
     )
-    between = "漢{}🙂" if config.input.unit == "character" else "漢 {} 🙂"
-    return Examples(
-        records=records,
-        empty={name: [""]},
+    return replace(
+        found,
         longest={name: [three, longest]},
         too_long={name: [three, too_long]},
         limit=config.max_length,
-        foreign={name: [between.format(text) for text in records[name]]},
-        native={name: records[name]},
     )
 
 
