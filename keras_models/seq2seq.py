@@ -199,6 +199,7 @@ class Seq2Seq(keras.layers.Layer):
         config = self._config
         memory = self.encode(inputs, input_lengths)
         limits = config.output_ratio * input_lengths + config.output_extra
+        limits = tf.where(input_lengths > 0, limits, 0)  # nothing is answered by nothing
         found = beam_search(
             lambda labels, state: self.step(labels, state, memory),
             self.start(memory),
