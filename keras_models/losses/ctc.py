@@ -79,7 +79,8 @@ def ctc_occupancies(logits, labels, logit_lengths, label_lengths, blank=BLANK):
     Arguments are those of `ctc_loss`; what is returned has no gradient to the logits.
 
     Returns:
-        `TransducerOccupancies`, in which `labels[b, t]` and `blanks[b, t]` together sum to 1.
+        `TransducerOccupancies` of frames, in which `labels[b, t]` and `blanks[b, t]` together sum
+        to 1.
     """
     states = _states(tf.stop_gradient(logits), labels, logit_lengths, label_lengths, blank)
     _, occupancies, stays = ctc_lattice(*states)
@@ -135,8 +136,9 @@ def _sum_paths(scores, in_frames, skips):
     scales = tf.TensorArray(tf.float32, frames, element_shape=skips.shape[:1])
 
     def step(frame, alpha, shares, scales):
-        once, twice = _shift_right(alpha), _shift_right(_shift_right(alpha))
-        before = tf.where(ways, tf.stack([alpha, once, twice]), LOG_ZERO)
+        one_back = _shift_right(alpha)
+        before = tf.stack([alpha, one_back, _shift_right(one_back)])
+        before = tf.where(ways, before, LOG_ZERO)
         top = tf.reduce_max(before, axis=0)
         parts = tf.exp(before - top)
         total = tf.reduce_sum(parts, axis=0)
@@ -167,8 +169,8 @@ def _push_back(shares, ends, in_frames):
 
     def step(frame, occupancy, occupancies):
         occupancies = occupancies.write(frame, occupancy)
-        stay, once, twice = tf.unstack(occupancy * reads.read(frame), num=3)
-        return frame - 1, stay + _shift_left(once + _shift_left(twice)), occupancies
+        stay, one_back, two_back = tf.unstack(occupancy * reads.read(frame), num=3)
+        return frame - 1, stay + _shift_left(one_back + _shift_left(two_back)), occupancies
 
     _, _, occupancies = tf.while_loop(
         lambda frame, *_: frame >= 0,

@@ -114,6 +114,45 @@ def test_uniform_logits_count_the_paths(frames, length, repeats):
     np.testing.assert_allclose(losses, [frames * math.log(3) - math.log(paths)], rtol=1e-6)
 
 
+def _forward_backward(logits, labels):
+    """Returns loss and gradient of one full example in float64, by α and β, state by state."""
+    scores = logits.astype(np.float64)
+    scores -= np.logaddexp.reduce(scores, axis=-1, keepdims=True)
+    states = np.zeros(2 * len(labels) + 1, int)
+    states[1::2] = labels
+    skips = np.zeros(len(states), bool)
+    skips[3::2] = labels[1:] != labels[:-1]
+
+    def add(alpha, skips):
+        one, two = (np.concatenate([[-np.inf] * n, alpha[:-n]]) for n in (1, 2))
+        return np.logaddexp.reduce([alpha, one, np.where(skips, two, -np.inf)])
+
+    frames = len(scores)
+    alpha, beta = np.full([2, frames, len(states)], -np.inf)
+    alpha[0, :2], beta[-1, -2:] = scores[0, states[:2]], 0.0
+    for t in range(1, frames):
+        alpha[t] = add(alpha[t - 1], skips) + scores[t, states]
+    reached = np.concatenate([skips[2:], [False, False]])[::-1]
+    for t in reversed(range(frames - 1)):
+        beta[t] = add((beta[t + 1] + scores[t + 1, states])[::-1], reached)[::-1]
+    total = np.logaddexp.reduce(alpha[-1, -2:])
+    gradient = np.exp(scores)
+    np.subtract.at(gradient, (slice(None), states), np.exp(alpha + beta - total))
+    return -total, gradient
+
+
+@pytest.mark.parametrize("route", ["graph", "xla"])
+def test_long_examples_are_exact(route):
+    frames, length, symbols = 1200, 300, 8
+    random = np.random.default_rng(4)
+    logits = random.normal(size=(1, frames, symbols)).astype(np.float32)
+    labels = random.integers(1, symbols, (1, length))
+    losses, gradient = _compute(route, logits, labels, [frames], [length])
+    expected = _forward_backward(logits[0], labels[0])
+    np.testing.assert_allclose(losses[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient[0], expected[1], rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("route", ["graph", "xla"])
 def test_longer_examples_have_the_loss_that_tensorflow_finds(route):
     frames, length, symbols = 60, 20, 8
