@@ -2,8 +2,8 @@
 
 Command: transduce run g2p_ctc
 Data: CMU Pronouncing Dictionary, 126,000 words, stress stripped
-Time: to be measured
-Result: to be measured
+Time: not trained to its end yet
+Result: PER 9.49 %, WER 41.00 % on the validation split after 650 steps of --train.steps 2600, greedy
 """
 
 from dataclasses import replace
