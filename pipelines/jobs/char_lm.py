@@ -1,9 +1,9 @@
 """Text character by character in the manner of Shakespeare, LSTM language model.
 
 Command: transduce run char_lm
-Data: TFDS tiny_shakespeare, 1,003,854 characters to train on
-Time: not measured yet
-Result: not measured yet
+Data: TFDS tiny_shakespeare, 1,003,854 characters; or a text of yours, --data.train my.txt
+Time: 65 minutes on 2 cores with other trainings beside it; 19 minutes of processor time
+Result: 1.541 nats, 2.222 bits a character on the test split; --quick: 1.960 nats after a minute
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ def job() -> Job:
 
 
 def quick() -> Job:
-    """Returns a smaller setting: minutes instead of an hour, and more nats."""
+    """Returns a smaller setting: a minute of training, and more nats."""
     full = job()
     return replace(
         full,
