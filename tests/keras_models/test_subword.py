@@ -2,13 +2,15 @@
 
 import itertools
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sentencepiece
 import tensorflow as tf
 
-from keras_models.configs.transcription import Text
+from keras_models.configs.transcription import Text, Transcription
+from keras_models.configs.transducer import TransducerConfig
 from keras_models.frontends.subword import SubwordFrontend, scores_path
 from keras_models.frontends.text import build_vocabulary, write_vocabulary
 
@@ -100,6 +102,15 @@ def test_composed_and_decomposed_characters_are_the_same(frontend):
 def test_words_are_counted_however_they_are_cut(frontend):
     texts = tf.constant(["", "die Frauen", " für  die Straßen "])
     assert frontend.words(frontend.encode(texts)).numpy().tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize(("unit", "streams"), [("character", True), ("subword", False)])
+def test_parts_of_words_are_not_streamed(tmp_path, unit, streams):
+    config = Transcription(input=Text("text"), output=replace(CONFIG, unit=unit))
+    config.prepare([{"text": tf.constant(TEXTS), "de": tf.constant(TEXTS)}], tmp_path)
+    sizes = dict.fromkeys(("embedding_units", "encoder_units", "predictor_units", "joint_units"), 3)
+    task = config.build(TransducerConfig(encoder="causal", **sizes), tmp_path)
+    assert ("stream_step" in task.signatures()) == streams
 
 
 def test_a_task_that_takes_no_parts_of_words_refuses_them(tmp_path):

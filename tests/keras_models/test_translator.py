@@ -53,6 +53,13 @@ def test_long_sentences_are_not_learnt_from(task):
     assert task.feasible(task.features(records)).numpy().tolist() == [True, False, False, False]
 
 
+def test_long_sentences_are_explained_all_the_same(task):
+    inputs = {"de": tf.constant(["eins zwei drei vier"])}
+    [explanation] = task.explain(inputs, tf.constant(["one two three"]))
+    assert explanation.weights.shape == (len(explanation.inputs), len(explanation.outputs))
+    assert explanation.weights.sum(0) == pytest.approx(1.0)
+
+
 def test_a_sentence_of_nothing_is_answered_and_one_that_is_too_long_refused(task):
     served = task.signatures()
     for name in ("serving_default", "timestamps", "n_best"):
