@@ -27,11 +27,11 @@ def chunk_batches(store: FeatureStore, rows: int, chunk: int, seed: int) -> tf.d
     Args:
         store: Its one feature, a sequence.
         rows: How many chunks are in a batch.
-        chunk: Steps of each.
+        chunk: Steps of each; fewer where a row has not as many.
         seed: Of the cuts.
 
     Raises:
-        UsageError: If the sequence is too short.
+        UsageError: If the sequence is too short, or from several places.
     """
     if len(store.examples) > 1:
         raise UsageError(
@@ -39,13 +39,13 @@ def chunk_batches(store: FeatureStore, rows: int, chunk: int, seed: int) -> tf.d
         )
     (name,) = store.sequences
     total = store.values(name).shape[0]
-    chunks = total // rows // chunk
-    if not chunks:
+    if total < rows:
         raise UsageError(
-            f"The training data must have a chunk of {chunk} symbols at least for each of {rows} "
-            f"rows of a batch. Received: {total} symbols in all; --data.batch_size "
-            f"{max(1, total // chunk)} would do, or a shorter --task.chunk."
+            "A sequence must have a step at least for each row of a batch. Received: "
+            f"{total} steps and {rows} rows; --data.batch_size {total} would do."
         )
+    chunk = min(chunk, total // rows)
+    chunks = total // rows // chunk
     firsts = tf.range(rows, dtype=tf.int64) * total // rows
 
     def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:

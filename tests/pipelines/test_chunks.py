@@ -104,12 +104,15 @@ def test_a_batch_is_a_function_of_the_seed_and_its_number(store):
     assert (one != other).any()
 
 
+def test_a_text_shorter_than_the_chunks_has_shorter_ones(store):
+    (batch,) = chunk_batches(store, ROWS, 50, 1).take(1)
+    assert batch["text"].shape == (ROWS, TOTAL // ROWS)
+
+
 def test_too_short_a_text_is_refused_with_what_would_do(store):
-    with pytest.raises(
-        UsageError, match=rf"{TOTAL} symbols in all; --data.batch_size {TOTAL // 9} "
-    ):
-        chunk_batches(store, 50, 9, 1)
-    chunk_batches(store, TOTAL // 9, 9, 1)
+    with pytest.raises(UsageError, match=rf"{TOTAL + 1} rows; --data.batch_size {TOTAL} would do"):
+        chunk_batches(store, TOTAL + 1, CHUNK, 1)
+    chunk_batches(store, TOTAL, CHUNK, 1)
 
 
 def test_texts_of_several_places_are_refused(build, tmp_path):
