@@ -238,9 +238,12 @@ class Run:
     def _described(self) -> str:
         config = self.job.train
         xla = config.jit_compile and strategies.compiles_replicas(self._strategy)
+        size, of = self.job.data.batch_size, "examples"
+        if size is None:
+            size, of = self._batch_tokens, "tokens"
         return (
             f"{strategies.describe(self._strategy)}, "
-            f"global batch {self._batch_tokens * config.accumulate} tokens, "
+            f"global batch {size * config.accumulate} {of}, "
             f"{config.precision}{', XLA' if xla else ''}"
         )
 

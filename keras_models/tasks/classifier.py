@@ -10,11 +10,10 @@ import tensorflow as tf
 from keras_models.configs.classification import Classification
 from keras_models.frontends.label import LabelFrontend
 from keras_models.losses.cross_entropy import cross_entropy
-from keras_models.tasks.forms import served_forms
-from keras_models.tasks.task import Task
+from keras_models.tasks.one_input import OneInputTask
 
 
-class Classifier(Task):
+class Classifier(OneInputTask):
     """A model that scores the classes of a whole input.
 
     Args:
@@ -28,10 +27,8 @@ class Classifier(Task):
     higher_is_better = frozenset({"accuracy"})
 
     def __init__(self, config: Classification, model, folder: Path):
-        super().__init__()
-        self._config = config
-        self._input, self._label = config.input.field, config.label
-        self._frontend = config.input.build(folder)
+        super().__init__(config.input, folder)
+        self._config, self._label = config, config.label
         self._labels = LabelFrontend(config.label, folder)
         self.frontends = {self._input: self._frontend, self._label: self._labels}
         self.model = model.build(self._frontend.shape, len(self._labels.classes))
@@ -46,16 +43,6 @@ class Classifier(Task):
         """Returns `[B]` bool: whether the input is whole, and its label a known class."""
         return self._frontend.feasible(features[self._input]) & (features[self._label] >= 0)
 
-    def refuses(self, records):
-        return self._frontend.refuses(records[self._input])
-
-    @property
-    def refusal(self):
-        return self._frontend.refusal
-
-    def augmented(self, batch, seed):
-        return {**batch, self._input: self._frontend.augmented(batch[self._input], seed)}
-
     def losses(self, batch, dropout_seed=None):
         scores = self._scores(batch, dropout_seed)
         return cross_entropy(scores, batch[self._label], self._config.label_smoothing)
@@ -68,21 +55,17 @@ class Classifier(Task):
     def _scores(self, batch, dropout_seed=None):
         return self.model(*self._frontend.inputs(batch), dropout_seed=dropout_seed)
 
-    def answer(self, inputs):
+    def _answer(self, batch):
         """Returns the likeliest label, and as `scores` the probability of each, `[B, classes]`.
 
         They are in the order of the asset `LABEL.txt`, and of what `classify` gives as `classes`.
         """
-        return self._answer(self._frontend.served(inputs))
-
-    def _answer(self, batch):
         best, probabilities = self.predict(batch)
         return {self._label: self._labels.decode(best), "scores": probabilities}
 
     def signatures(self):
-        """Returns `serving_default`, the same for the frontend's other forms, and `classify`."""
-        forms = served_forms(self._frontend, self._answer)
-        return {**super().signatures(), **forms, "classify": self._classify()}
+        """Returns those of every task of one input, and `classify`."""
+        return {**super().signatures(), "classify": self._classify()}
 
     def _classify(self):
         """Returns what TensorFlow Serving's Classify wants of a signature, for `tf.Example`s."""
@@ -94,10 +77,6 @@ class Classifier(Task):
             return {"classes": classes, "scores": scores}
 
         return serve
-
-    @property
-    def input_signature(self):
-        return self._frontend.signature
 
     @property
     def output_name(self):

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from keras_models.configs.regression import Regression
 from keras_models.frontends.normalization import Normalization
-from keras_models.tasks.task import Task
+from keras_models.tasks.one_input import OneInputTask
 
 
-class Regressor(Task):
+class Regressor(OneInputTask):
     """A model that estimates a number of a whole input.
 
     It learns the number less the mean of the training data, over their deviation.
@@ -26,10 +26,8 @@ class Regressor(Task):
     """
 
     def __init__(self, config: Regression, model, folder: Path):
-        super().__init__()
-        self._config = config
-        self._input, self._value = config.input.field, config.value
-        self._frontend = config.input.build(folder)
+        super().__init__(config.input, folder)
+        self._config, self._value = config, config.value
         self._normalization = Normalization(config.value, folder)
         self.frontends = {self._input: self._frontend, self._value: self._normalization}
         self.model = model.build(self._frontend.shape, 1)
@@ -45,16 +43,6 @@ class Regressor(Task):
         whole = self._frontend.feasible(features[self._input])
         return whole & tf.math.is_finite(features[self._value])
 
-    def refuses(self, records):
-        return self._frontend.refuses(records[self._input])
-
-    @property
-    def refusal(self):
-        return self._frontend.refusal
-
-    def augmented(self, batch, seed):
-        return {**batch, self._input: self._frontend.augmented(batch[self._input], seed)}
-
     def losses(self, batch, dropout_seed=None):
         """Returns the squared or the absolute errors, in deviations of the training data."""
         errors = self._estimates(batch, dropout_seed) - batch[self._value]
@@ -69,14 +57,9 @@ class Regressor(Task):
         found = self.model(*self._frontend.inputs(batch), dropout_seed=dropout_seed)
         return tf.cast(tf.squeeze(found, axis=-1), tf.float32)
 
-    def answer(self, inputs):
-        """Returns the values."""
-        (values,) = self.predict(self._frontend.served(inputs))
+    def _answer(self, batch):
+        (values,) = self.predict(batch)
         return {self._value: values}
-
-    @property
-    def input_signature(self):
-        return self._frontend.signature
 
     @property
     def output_name(self):

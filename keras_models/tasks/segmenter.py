@@ -12,14 +12,13 @@ from keras_models.configs.segmentation import Segmentation
 from keras_models.frontends.label import LabelFrontend
 from keras_models.layers.convolution import size_mask
 from keras_models.losses.cross_entropy import cross_entropy
-from keras_models.tasks.forms import served_forms
-from keras_models.tasks.task import Task
+from keras_models.tasks.one_input import OneInputTask
 
 # What stands in a mask for places that are outside of its image.
 OUTSIDE = -1
 
 
-class Segmenter(Task):
+class Segmenter(OneInputTask):
     """A model that scores classes for every pixel.
 
     Args:
@@ -33,10 +32,8 @@ class Segmenter(Task):
     higher_is_better = frozenset({"mean_iou", "pixel_accuracy"})
 
     def __init__(self, config: Segmentation, model, folder: Path):
-        super().__init__()
-        self._classes = config.classes
-        self._input, self._mask = config.input.field, config.mask
-        self._frontend = config.input.build(folder)
+        super().__init__(config.input, folder)
+        self._classes, self._mask = config.classes, config.mask
         names = LabelFrontend(config.mask, folder)
         self.frontends = {self._input: self._frontend, self._mask: names}
         self.model = model.build_dense(self._frontend.shape, len(config.classes))
@@ -51,13 +48,6 @@ class Segmenter(Task):
         """Returns `[B]` bool: whether every pixel is of one of the classes."""
         known = tf.cast(features[self._mask], tf.int32) < len(self._classes)
         return tf.reduce_all(known, axis=[1, 2, 3])
-
-    def refuses(self, records):
-        return self._frontend.refuses(records[self._input])
-
-    @property
-    def refusal(self):
-        return self._frontend.refusal
 
     def augmented(self, batch, seed):
         """Returns images and masks changed alike; what comes in from outside is of class 0."""
@@ -81,24 +71,13 @@ class Segmenter(Task):
             return (best,)
         return (tf.where(size_mask(sizes, pixels)[..., 0] > 0, best, OUTSIDE),)
 
-    def answer(self, inputs):
+    def _answer(self, batch):
         """Returns the class of each pixel, `[B, H, W]` int32: the lines of the asset `MASK.txt`.
 
         Where images are of different sizes, places past the end of one have -1.
         """
-        return self._answer(self._frontend.served(inputs))
-
-    def _answer(self, batch):
         (best,) = self.predict(batch)
         return {self._mask: best}
-
-    def signatures(self):
-        """Returns `serving_default`, and the same for the frontend's other forms."""
-        return {**super().signatures(), **served_forms(self._frontend, self._answer)}
-
-    @property
-    def input_signature(self):
-        return self._frontend.signature
 
     @property
     def output_name(self):
