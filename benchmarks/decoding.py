@@ -1,10 +1,10 @@
 """Words turned into sounds, in a second and how well, beside every peer that can be had.
 
-    python -m benchmarks.decoding --run FOLDER [--quick] [--sides NAME ...]
+    python -m benchmarks.decoding --runs FOLDER ... [--quick] [--sides NAME ...]
 
-The run is one of the job g2p_transducer. Ours is exported as it is served, greedy and with beams
-of 4 and 10. Peers come from PyPI into environments of their own in the user's cache folder. All
-sides get the same words and threads, and are timed in turns.
+Each run is one of a job on CMUdict: g2p_transducer, g2p_ctc, g2p_seq2seq. Ours is exported as it is
+served, greedy and with beams of 4 and 10. Peers come from PyPI into environments of their own in
+the user's cache folder. All sides get the same words and threads, and are timed in turns.
 
 Errors are those on words of the run's test split that are of letters alone. Those words ours has
 not seen in training, nor has phonetisaurus, which is trained here on the same words as ours. The
@@ -32,6 +32,7 @@ from benchmarks.side import Side, Unavailable, environment
 from keras_models.metrics import error_rates
 from pipelines.datasets import cmudict
 from pipelines.datasets.splits import split_of
+from pipelines.folder import RunFolder
 
 BEAMS = {"greedy": 1, "beam 4": 4, "beam 10": 10}
 PEERS = {
@@ -51,7 +52,7 @@ _PATIENCE, _ROUNDS = 15.0, 7
 def main():
     """Compares all sides, prints tables and, last, a line of JSON."""
     options = _options()
-    references = _references(options.run)
+    references = _references(options.runs[0])
     with tempfile.TemporaryDirectory() as folder:
         sides = _sides(options, Path(folder))
         seconds = {
@@ -72,9 +73,9 @@ def main():
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="a trained run of g2p_transducer")
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="trained runs")
     parser.add_argument("--quick", action="store_true", help="few words: whether it works at all")
-    parser.add_argument("--sides", nargs="+", choices=PEERS, default=list(PEERS), help="peers")
+    parser.add_argument("--sides", nargs="*", choices=PEERS, default=list(PEERS), help="peers")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 
@@ -103,11 +104,13 @@ def _older_words():
 def _sides(options, folder):
     """Returns those sides that can be had, by name, and says which cannot."""
     ours = "benchmarks.decoding_sides"
-    command = ["-m", ours, "ours", str(options.run.absolute())]
-    sides = {
-        name: Side(f"decoding-{beam}", Path(sys.executable), [*command, str(beam)], options.threads)
-        for name, beam in BEAMS.items()
-    }
+    sides = {}
+    for run in options.runs:
+        command, (job, _) = ["-m", ours, "ours", str(run.absolute())], RunFolder(run).job()
+        for name, beam in BEAMS.items():
+            name = f"{job} {name}"
+            label, beam = name.replace(" ", "-"), str(beam)
+            sides[name] = Side(label, Path(sys.executable), [*command, beam], options.threads)
     for name in options.sides:
         arguments = [str(_lexicon(folder))] if name == "phonetisaurus" else []
         try:
@@ -171,7 +174,7 @@ def _speed_rows(seconds, counts):
         print(f"\nwords a second, {together} together")
         speeds = {name: counts[together] / time for name, time in of_sides.items()}
         for name, speed in speeds.items():
-            print(f"  {name:15} {speed:10.0f}")
+            print(f"  {name:24} {speed:10.0f}")
         for name, peer in _comparisons(speeds):
             case = f"{peer} {name}, {together} together, words/s"
             rows.append(_row(case, speeds[name], speeds[peer], speeds[name] / speeds[peer]))
@@ -186,7 +189,7 @@ def _error_rows(title, words, answers, references):
     for name, of_words in answers.items():
         found = error_rates([of_words[word] for word in words], right)
         rates[name] = {"PER": found.token_error_rate, "WER": found.sequence_error_rate}
-        print(f"  {name:15} {rates[name]['PER']:8.2%} {rates[name]['WER']:8.2%}")
+        print(f"  {name:24} {rates[name]['PER']:8.2%} {rates[name]['WER']:8.2%}")
     for name, peer in _comparisons(rates):
         for rate, ours in rates[name].items():
             theirs = rates[peer][rate]
@@ -196,7 +199,8 @@ def _error_rows(title, words, answers, references):
 
 def _comparisons(sides):
     """Returns all pairs of one of ours and a peer."""
-    return [(name, peer) for peer in PEERS if peer in sides for name in BEAMS if name in sides]
+    ours = [name for name in sides if name not in PEERS]
+    return [(name, peer) for peer in PEERS if peer in sides for name in ours]
 
 
 def _row(case, ours, peer, ratio):
