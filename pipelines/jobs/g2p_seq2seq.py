@@ -2,8 +2,8 @@
 
 Command: transduce run g2p_seq2seq
 Data: CMU Pronouncing Dictionary, 126,000 words, stress stripped
-Time: to be measured
-Result: to be measured
+Time: 35 minutes of training on 2 cores, shared with others
+Result: PER 6.40 %, WER 27.64 % on the test split
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ def job() -> Job:
             sequence="word",
         ),
         model=Seq2SeqConfig(encoder_layers=2, dropout=0.25, beam=5),
-        train=Train(steps=8000),
+        train=Train(steps=5000),
     )
 
 

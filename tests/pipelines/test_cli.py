@@ -93,7 +93,7 @@ REFUSED = {
     f"run {JOB} --train.weight_decay -0.1": "weight_decay Input should be greater than or equal",
     f"run {JOB} --model.dropout 1": "dropout Input should be less than 1",
     f"run {JOB} --train.schedule cosin": "('constant', 'cosine', 'inverse_sqrt', 'plateau')",
-    f"run {JOB} --task.input.unit word": "('character', 'token')",
+    f"run {JOB} --task.input.unit word": "('character', 'token', 'subword')",
     f"run {JOB} --export.name a/b": "name String should match pattern",
     f"run {JOB} --data.validation mine.tsv": "`validation` and `test` go with a `train` file",
     f"run {JOB} --train.steps": "--train.steps",
