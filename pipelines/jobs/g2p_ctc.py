@@ -2,8 +2,8 @@
 
 Command: transduce run g2p_ctc
 Data: CMU Pronouncing Dictionary, 126,000 words, stress stripped
-Time: not trained to its end yet
-Result: PER 9.49 %, WER 41.00 % on the validation split after 650 of 2,600 steps, greedy
+Time: 12 minutes of training for the last 1,600 of its steps, on 2 cores that others used, too
+Result: PER 6.66 %, WER 30.20 % on the test split, greedy
 """
 
 from dataclasses import replace
@@ -24,12 +24,12 @@ def job() -> Job:
             sequence="word",
         ),
         model=CTCConfig(encoder_units=256, dropout=0.2),
-        train=Train(steps=10_000),
+        train=Train(steps=2600, evaluate_every=650),
     )
 
 
 def quick() -> Job:
-    """Returns a smaller setting: minutes instead of hours, and more errors."""
+    """Returns a smaller setting, with more errors."""
     full = job()
     return replace(
         full,
