@@ -8,16 +8,16 @@ import tensorflow as tf
 
 from keras_models.frontends.padding import LENGTHS
 from keras_models.tasks.task import Task
+from pipelines.batches import Batch, Batches
 from pipelines.errors import UsageError
 from pipelines.order import mixed
 from pipelines.store import FeatureStore
 
 # In a batch: `[B]` bool, whether a row begins anew, and with it the state.
 STARTS = "_starts"
-_BATCHES_AHEAD = 4
 
 
-def chunk_batches(store: FeatureStore, rows: int, chunk: int, seed: int) -> tf.data.Dataset:
+def chunk_batches(store: FeatureStore, rows: int, chunk: int, seed: int) -> Batches:
     """Returns endless batches `[rows, chunk]`, each a function of the seed and its number.
 
     All examples, one after the other, are a circle. In each epoch it is cut at random into as many
@@ -48,7 +48,7 @@ def chunk_batches(store: FeatureStore, rows: int, chunk: int, seed: int) -> tf.d
     chunks = total // rows // chunk
     firsts = tf.range(rows, dtype=tf.int64) * total // rows
 
-    def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
+    def make(number: tf.Tensor) -> Batch:
         epoch, place = number // chunks, number % chunks
         turn = tf.bitcast(mixed(tf.constant(seed, tf.uint64), epoch), tf.int64)
         begins = firsts + place * chunk + turn % total
@@ -59,8 +59,7 @@ def chunk_batches(store: FeatureStore, rows: int, chunk: int, seed: int) -> tf.d
             STARTS: tf.fill([rows], place == 0),
         }
 
-    batches = tf.data.Dataset.counter().map(batch, tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(_BATCHES_AHEAD)
+    return Batches(lambda numbers: (), make)
 
 
 def entered(task: Task, batch, carried: Sequence[tf.Tensor]):

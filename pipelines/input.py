@@ -1,8 +1,8 @@
-"""Records to batches: features → a store of them → shuffle, bucket by length → pad → prefetch."""
+"""Records to batches: features → a store of them → shuffle, bucket by length → pad."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,10 @@ import tensorflow as tf
 
 from keras_models.frontends.padding import pad
 from keras_models.tasks.task import Task
+from pipelines.batches import Batch, Batches
 from pipelines.errors import UsageError
 from pipelines.order import Order
 from pipelines.store import FeatureStore, write_features
-
-Batch = Mapping[str, tf.Tensor]
-_BATCHES_AHEAD = 4
-# Batches whose examples are drawn at once, which takes about as long as to draw those of one.
-_DRAWN_TOGETHER = 64
 
 
 def write_examples(
@@ -133,11 +129,10 @@ def training_batches(
     seed: int,
     weights: Sequence[float] | None = None,
     augmented: Callable[[Batch, tf.Tensor], Batch] = lambda batch, seed: batch,
-) -> tf.data.Dataset:
+) -> Batches:
     """Returns endless batches of padded features, each a function of the seed and its number.
 
-    Each batch is of one bucket, and full. `Order` says of which examples. All that a checkpoint of
-    an iterator holds is the number of the next batch and the few that are ready before their time.
+    Each batch is of one bucket, and full. `Order` says of which examples.
 
     Args:
         store: The features of all examples that can be learnt from.
@@ -151,18 +146,12 @@ def training_batches(
     order = Order(store.lengths(), parts, weights or parts, widths, sizes, seed)
     bounds = tf.constant(widths)
 
-    def some(first: tf.Tensor) -> tf.data.Dataset:
-        steps = tf.range(first, first + _DRAWN_TOGETHER)
-        return tf.data.Dataset.from_tensor_slices((steps, *order.batches(steps)))
-
-    def batch(step: tf.Tensor, bucket: tf.Tensor, examples: tf.Tensor) -> Batch:
+    def make(number: tf.Tensor, bucket: tf.Tensor, examples: tf.Tensor) -> Batch:
         ends = tf.unstack(bounds[bucket], len(store.sequences))
         padded = pad(store.gather(examples), dict(zip(store.sequences, ends, strict=True)))
-        return augmented(padded, tf.stack([seed, tf.cast(step, tf.int32)]))
+        return augmented(padded, tf.stack([seed, tf.cast(number, tf.int32)]))
 
-    drawn = tf.data.Dataset.counter(step=_DRAWN_TOGETHER).flat_map(some)
-    batches = drawn.map(batch, tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(_BATCHES_AHEAD)
+    return Batches(order.batches, make)
 
 
 def keep_feasible(task: Task, features):

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_models.tasks.explanation import Explanation
 from keras_models.tasks.task import Task
 from pipelines import sources, strategies, verification
 from pipelines.batch_size import fastest_batch_tokens
+from pipelines.batches import Batches
 from pipelines.checkpoints import weights_of
 from pipelines.chunks import chunk_batches
 from pipelines.cluster import Cluster
@@ -182,7 +182,7 @@ class Run:
         self._require_rows(sizes, prepared["widths"])
         rows = 0 if task.chunk is None else sizes[0]
         trainer = Trainer(
-            task, config, batches, self._strategy, self.folder.path, self._profile, rows
+            task, config, batches.since, self._strategy, self.folder.path, self._profile, rows
         )
         self._display.note(f"train: on {self._described()}")
         for what in trainer.passed_over:
@@ -199,7 +199,7 @@ class Run:
 
     def _batches(
         self, task: Task, store: FeatureStore, widths: list[list[int]], sizes: list[int]
-    ) -> tf.data.Dataset:
+    ) -> Batches:
         """Returns what a task is trained by: chunks where it goes by them, else examples."""
         data, seed = self.job.data, self.job.train.seed
         if task.chunk is not None:

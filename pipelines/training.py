@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_models.tasks.task import Task
 from pipelines import strategies
+from pipelines.batches import Batch
 from pipelines.checkpoints import Checkpoints, DamagedCheckpoint, weights_of
 from pipelines.display import Display
 from pipelines.errors import Interrupted, Terminated
@@ -32,7 +33,8 @@ class Trainer:
     Args:
         task: What to train; its variables must have been made in the strategy's scope.
         config: How.
-        batches: Endless padded features, the same on every worker.
+        batches: Returns endless padded features from the batch of a number on, the same ones on
+            every worker: all that there is to save of them is the number of steps.
         strategy: Where.
         folder: The run's folder.
         profile: Number of steps to write a profile of, for TensorBoard.
@@ -46,14 +48,13 @@ class Trainer:
         self,
         task: Task,
         config: Train,
-        batches: tf.data.Dataset,
+        batches: Callable[[int], Iterable[Batch]],
         strategy: tf.distribute.Strategy,
         folder: Path,
         profile: int = 0,
         rows: int = 0,
     ):
         self._task, self._config, self._strategy, self._folder = task, config, strategy, folder
-        self._batches = iter(batches)
         self._step = TrainStep(task, config, strategy, rows)
         self._weights = weights_of(task)
         self._selection = Selection(config, folder)
@@ -63,12 +64,12 @@ class Trainer:
             config.keep_checkpoints,
             self._weights,
             **self._step.state,
-            batches=self._batches,
             selection=self._selection,
             totals=self._pace,
         )
         self.passed_over = self._checkpoints.restore_latest()
         self._require_same_step()
+        self._batches = iter(batches(self.step * config.accumulate))
         self._chief = strategies.is_chief(strategy)
         self._several_workers = strategies.has_several_workers(strategy)
         self._log = MetricsLog(folder, self.step) if self._chief else None
@@ -146,7 +147,7 @@ class Trainer:
             )
         return stopped
 
-    def _group(self) -> tuple[dict[str, tf.Tensor], ...]:
+    def _group(self) -> tuple[Batch, ...]:
         """Returns the batches that make a step."""
         return tuple(next(self._batches) for _ in range(self._config.accumulate))
 
@@ -194,7 +195,7 @@ class Trainer:
             self._checkpoints.save(step)
 
 
-def _described(batch: dict[str, tf.Tensor]) -> str:
+def _described(batch: Batch) -> str:
     first = {name: value[0].numpy().tolist() for name, value in batch.items()}
     return f"{len(next(iter(batch.values())))} examples, the first being {first}"
 

@@ -61,7 +61,7 @@ class Training:
         self.folder, self.display = folder, Quiet()
         folder.mkdir(exist_ok=True)
         self._dataset, self._config = dataset, config
-        self.trainer = Trainer(self.task, config, self.batches(), strategy, folder, profile)
+        self.trainer = Trainer(self.task, config, self.batches().since, strategy, folder, profile)
 
     def batches(self):
         store, _ = write_examples([self._dataset], self.task, self.folder / "features")
@@ -112,7 +112,7 @@ def same(weights, others):
 
 
 def first_batch(training):
-    (batch,) = training.batches().take(1)
+    (batch,) = training.batches().since(0).take(1)
     return batch
 
 
