@@ -77,6 +77,7 @@ def _dispatch(arguments: list[str]) -> int | None:
             "explain": explain,
             "export": export,
             "serve": serve,
+            "serve_data": serve_data,
             "query": query,
         },
         args=arguments or ["--help"],
@@ -146,7 +147,12 @@ def _run(arguments: list[str]) -> int:
     again = "Run again, it goes on where it stopped."
     asked, job = _asked("run", arguments, file, _run_options(), again)
     options = running.Options(
-        asked.folder, asked.strategy, asked.workers, asked.worker_timeout, asked.profile
+        asked.folder,
+        asked.strategy,
+        asked.workers,
+        asked.worker_timeout,
+        asked.profile,
+        asked.service,
     )
     return running.run_job(file, job, options, ["run", *arguments])
 
@@ -230,11 +236,17 @@ def _run_options() -> list[tuple]:
     workers = tyro.conf.arg(help="With multi_worker: processes to start on this machine.")
     timeout = tyro.conf.arg(help="Seconds to wait until all workers are there.")
     profile = tyro.conf.arg(help="Steps to write a profile of, for TensorBoard.")
+    service = tyro.conf.arg(
+        name="data.service",
+        help="Make batches by a tf.data service: so many processes started for it, or "
+        "grpc://HOST:PORT to join one. The batches are the same.",
+    )
     return [
         ("strategy", Annotated[STRATEGIES, strategy], dataclasses.field(default="auto")),
         ("workers", Annotated[NonNegativeInt, workers], dataclasses.field(default=0)),
         ("worker_timeout", Annotated[PositiveFloat, timeout], dataclasses.field(default=600.0)),
         ("profile", Annotated[NonNegativeInt, profile], dataclasses.field(default=0)),
+        ("service", Annotated[str, service], dataclasses.field(default="")),
     ]
 
 
@@ -352,13 +364,34 @@ def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501)
         port: For gRPC.
         rest_api_port: For REST; 0 for none.
     """
-    for name, value in {"port": port, "rest_api_port": rest_api_port}.items():
-        if not 0 <= value <= _HIGHEST_PORT:
-            raise UsageError(f"`{name}` must be in 0 … {_HIGHEST_PORT}. Received: {value}")
+    _require_ports(port=port, rest_api_port=rest_api_port)
     from serving.model_server import main as serve_models
 
     flags = [f"--model_root={models}", f"--port={port}", f"--rest_api_port={rest_api_port}"]
     return FAILURE if serve_models(flags) else 0
+
+
+def _require_ports(**ports: int) -> None:
+    for name, value in ports.items():
+        if not 0 <= value <= _HIGHEST_PORT:
+            raise UsageError(f"`{name}` must be in 0 … {_HIGHEST_PORT}. Received: {value}")
+
+
+def serve_data(join: str = "", host: str = "localhost", port: int = 0) -> None:
+    """Take part in a tf.data service, whose batches runs get with --data.service.
+
+    The first one, without `join`, shares out the work. Those that join it do it: they must see the
+    folders of the runs by the same names.
+
+    Args:
+        join: grpc://HOST:PORT of the first one.
+        host: What others reach this machine by.
+        port: Where to listen; 0 for any that is free. Nobody else should reach it.
+    """
+    _require_ports(port=port)
+    if join and not running.is_dispatcher(join):
+        raise UsageError(f"`join` must be grpc://HOST:PORT. Received: {join!r}")
+    running.serve_data(join, host, port)
 
 
 def query(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from pipelines.errors import UsageError
 Role = Literal["chief", "worker"]
 # Set for processes that a supervisor on this machine has started.
 SUPERVISED = "TRANSDUCE_SUPERVISED"
+_PROGRAM = "import sys; sys.path[:] = {!r}; from pipelines.cli import main; main()"
 _HOST_AND_PORT = r"^.+:[1-9][0-9]{0,4}$"
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -98,6 +100,11 @@ class Cluster:
     def workers(self) -> int:
         """How many processes train: all, the chief too."""
         return sum(map(len, self.addresses.values()))
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """Returns what runs `transduce` with the modules of this process, wherever that is."""
+    return [sys.executable, "-c", _PROGRAM.format(sys.path), *arguments]
 
 
 def tf_config(addresses: Mapping[Role, list[str]], role: Role, index: int) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,7 @@ from keras_models.tasks.explanation import Explanation
 from keras_models.tasks.task import Task
 from pipelines import sources, strategies, verification
 from pipelines.batch_size import fastest_batch_tokens
-from pipelines.batches import Batches
+from pipelines.batches import Batch, Batches
 from pipelines.checkpoints import weights_of
 from pipelines.chunks import chunk_batches
 from pipelines.cluster import Cluster
@@ -37,12 +39,15 @@ from pipelines.input import (
 from pipelines.job import STRATEGIES
 from pipelines.report import write_report
 from pipelines.selection import restore_best
+from pipelines.served import ServedBatches
+from pipelines.service import SCHEME, Service, started
 from pipelines.store import FeatureStore
 from pipelines.training import Trainer
 from serving.export import export
 
 # The share of symbols from which on it is worth a word that a vocabulary lacks them.
 _NOTED_UNKNOWN = 0.01
+_NAME_BITS = 52  # which a float64 holds
 
 
 class Run:
@@ -58,6 +63,8 @@ class Run:
         model: Configuration of the model in place of the recorded one: for the same weights, with
             another search, say.
         cluster: The processes that train together, of which this is one.
+        service: What makes batches: so many processes of this machine, or grpc://HOST:PORT of a
+            tf.data service; empty: this process.
     """
 
     def __init__(
@@ -68,9 +75,11 @@ class Run:
         profile: int = 0,
         model: Any = None,
         cluster: Cluster | None = None,
+        service: str = "",
     ):
         self.folder, self._display = folder, display
         self._strategy, self._profile = strategies.choose(strategy, cluster), profile
+        self._cluster, self._service = cluster, service
         self.name, self.job = folder.job()
         if model is not None:
             self.job = replace(self.job, model=model)
@@ -175,21 +184,23 @@ class Run:
         several = strategies.has_several_workers(self._strategy)
         task = self._built(self._strategy) if several else self._task
         prepared = self.folder.done("prepare")
-        store = FeatureStore(self._features, in_memory=data.cache == "memory")
+        in_memory = data.cache == "memory" and not self._service  # which reads files by itself
+        store = FeatureStore(self._features, in_memory)
         sizes = batch_sizes(prepared["widths"], prepared["batch_tokens"], data.batch_size)
         batches = self._batches(task, store, prepared["widths"], sizes)
         self._require_metric(task)
         self._require_rows(sizes, prepared["widths"])
         rows = 0 if task.chunk is None else sizes[0]
-        trainer = Trainer(
-            task, config, batches.since, self._strategy, self.folder.path, self._profile, rows
-        )
-        self._display.note(f"train: on {self._described()}")
-        for what in trainer.passed_over:
-            self._display.note(f"train: checkpoint {what}")
-        if trainer.step:
-            self._display.note(f"train: going on from step {trainer.step}")
-        trainer.train(lambda: self._validated(task), self._display)
+        with self._since(batches) as since:
+            trainer = Trainer(
+                task, config, since, self._strategy, self.folder.path, self._profile, rows
+            )
+            self._display.note(f"train: on {self._described()}")
+            for what in trainer.passed_over:
+                self._display.note(f"train: checkpoint {what}")
+            if trainer.step:
+                self._display.note(f"train: going on from step {trainer.step}")
+            trainer.train(lambda: self._validated(task), self._display)
         return {
             "steps": trainer.step,
             "best_step": trainer.best_step,
@@ -206,6 +217,37 @@ class Run:
             return chunk_batches(store, sizes[0], task.chunk, seed)
         weights = [origin.weight for origin in data.origins] if data.mix else None
         return training_batches(store, widths, sizes, seed, weights, task.augmented)
+
+    @contextmanager
+    def _since(self, batches: Batches) -> Iterator[Callable[[int], Iterable[Batch]]]:
+        """Gives what returns batches from a number on: made here, or by a tf.data service."""
+        if not self._service:
+            yield batches.since
+            return
+        with ExitStack() as opened:
+            job = reader = ""
+            if self._service.isdecimal():
+                of = f"-of-{self._cluster.name.replace(' ', '-')}" if self._cluster else ""
+                logs = self.folder.path / "logs" / f"data{of}"
+                service = opened.enter_context(started(int(self._service), logs))
+            else:
+                service = Service(self._service.removeprefix(SCHEME))
+                if strategies.has_several_workers(self._strategy):
+                    job, reader = self._agreed_name(), self._cluster.name
+
+            def since(number: int) -> ServedBatches:
+                served = ServedBatches(batches, number, service, self._tell, job=job, reader=reader)
+                return opened.enter_context(closing(served))
+
+            yield since
+
+    def _agreed_name(self) -> str:
+        """Returns a name that no earlier training had, the same on every worker."""
+        number = strategies.from_chief(self._strategy, float(random.getrandbits(_NAME_BITS)))
+        return f"{self.name}-{int(number):x}"
+
+    def _tell(self, what: str) -> None:
+        self._display.note(f"train: {what}")
 
     def _validated(self, trained: Task) -> dict[str, float]:
         """Returns the numbers of a task on the validation split."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cluster import Cluster
+from pipelines.cluster import SUPERVISED, Cluster, command
 from pipelines.display import Display
 from pipelines.errors import Interrupted, UsageError
 from pipelines.folder import RunFolder
@@ -26,8 +26,8 @@ from serving.model_server.quiet import import_tensorflow
 if TYPE_CHECKING:
     from pipelines.run import Run
 
-# A process with the modules of this one, wherever it was started from.
-_PROGRAM = "import sys; sys.path[:] = {!r}; from pipelines.cli import main; main()"
+_DISPATCHER = r"grpc://.+:[1-9][0-9]{0,4}"
+_MOST_PROCESSES = 99  # that make batches on this machine
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Options:
         workers: How many to start on this machine; 0: TF_CONFIG names them.
         worker_timeout: Seconds to wait until all workers are there.
         profile: Number of training steps to write a profile of.
+        service: What makes batches: so many processes of this machine, or grpc://HOST:PORT; empty:
+            those that train.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Options:
     workers: int
     worker_timeout: float
     profile: int
+    service: str
 
 
 def run_job(file: JobFile, job: Job, options: Options, arguments: Sequence[str]) -> int:
@@ -68,6 +71,7 @@ def run_job(file: JobFile, job: Job, options: Options, arguments: Sequence[str])
             "The strategy 'tpu' must have batches of fixed shapes: --train.static_shapes. "
             "Received: --train.no_static_shapes"
         )
+    _require_service(options.service)
     cluster, folder = _cluster(options), RunFolder(options.folder)
     if cluster is not None and cluster.supervised:
         _end_with_the_supervisor()
@@ -79,8 +83,7 @@ def run_job(file: JobFile, job: Job, options: Options, arguments: Sequence[str])
     with folder.in_use():
         folder.start(file, job)
         if options.workers and cluster is None and not _is_trained(folder):
-            command = [sys.executable, "-c", _PROGRAM.format(sys.path), *arguments]
-            code = supervise(command, folder, {"worker": options.workers})
+            code = supervise(command(arguments), folder, {"worker": options.workers})
             if code:
                 return code
         else:
@@ -129,6 +132,30 @@ def open_run(path: Path, *arguments: Any, **keywords: Any) -> Run:
     return Run(folder, Display(), *arguments, **keywords)
 
 
+def is_dispatcher(address: str) -> bool:
+    """Returns whether this is grpc://HOST:PORT."""
+    return re.fullmatch(_DISPATCHER, address) is not None
+
+
+def serve_data(join: str, host: str, port: int) -> None:
+    """Takes part in a tf.data service; see `service.serve`."""
+    if SUPERVISED in os.environ:
+        _end_with_the_supervisor()
+    import_tensorflow()
+    from pipelines import service
+
+    service.serve(join, host, port)
+
+
+def _require_service(service: str) -> None:
+    count = int(service) if service.isdecimal() else 0
+    if service and not is_dispatcher(service) and not 1 <= count <= _MOST_PROCESSES:
+        raise UsageError(
+            f"`data.service` must be a number in 1 … {_MOST_PROCESSES}, of processes to start, or "
+            f"grpc://HOST:PORT of a dispatcher to join. Received: {service!r}"
+        )
+
+
 def _cluster(options: Options) -> Cluster | None:
     """Returns the processes of the run, or None for a run of this process alone."""
     if options.strategy != "multi_worker":
@@ -160,7 +187,7 @@ def _run(folder: RunFolder, options: Options, cluster: Cluster | None) -> None:
         strategy, cluster = "auto", None
     if cluster is not None:
         meet(cluster, options.worker_timeout)
-    run = open_run(folder.path, strategy, options.profile, cluster=cluster)
+    run = open_run(folder.path, strategy, options.profile, cluster=cluster, service=options.service)
     try:
         run.run()
     except KeyboardInterrupt:
@@ -181,7 +208,7 @@ def _assist(file: JobFile, job: Job, options: Options, cluster: Cluster) -> int:
             f"{cluster.chief} has made and {cluster.name} does not see"
         )
     folder.check(file, job)
-    open_run(folder.path, options.strategy, cluster=cluster).train()
+    open_run(folder.path, options.strategy, cluster=cluster, service=options.service).train()
     return 0
 
 

@@ -43,7 +43,7 @@ class FeatureStore:
         self.folder = folder
         self.examples: list[int] = record["examples"]
         self._arrays = {
-            name: _Array(str(folder / name), dtype, tuple(shape))
+            name: _Array(str(folder.absolute() / name), dtype, tuple(shape))
             for name, (dtype, shape) in record["arrays"].items()
         }
         self._held = {

@@ -101,6 +101,10 @@ REFUSED = {
     f"run {JOB} --workers 2": "`workers` goes with the strategy 'multi_worker'",
     f"run {JOB} --strategy multi_worker": "--workers 2 starts them on this machine",
     f"run {JOB} --strategy multi_worker --workers 1": "Received: --workers 1, and no TF_CONFIG",
+    f"run {JOB} --data.service two": "a number in 1 … 99, of processes to start, or grpc://HOST",
+    f"run {JOB} --data.service 0": "Received: '0'",
+    "serve_data --join somewhere:5050": "`join` must be grpc://HOST:PORT",
+    "serve_data --port 70000": "`port` must be in 0 … 65535",
     f"run {JOB} --strategy tpu": "must have batches of fixed shapes: --train.static_shapes",
     # The other commands.
     "evaluate": "The run's folder. (required)",

@@ -1,12 +1,15 @@
 """A run killed at any moment, and gone on with, ends to the last bit as one that was not."""
 
 import functools
+import json
+import os
 import random
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,8 +46,8 @@ def place(tmp_path_factory, words):
     return place
 
 
-def start(place, job, folder):
-    line = [*COMMAND, job, "--folder", folder, *SIZES[job], *TRAIN]
+def start(place, job, folder, *options):
+    line = [*COMMAND, job, "--folder", folder, *SIZES[job], *TRAIN, *options]
     return subprocess.Popen(line, cwd=place, stderr=subprocess.PIPE, text=True)
 
 
@@ -107,7 +110,46 @@ def test_kills_at_random_moments_change_no_bit(place, uninterrupted, job, kills)
     folder, chance = f"killed-{job}-{kills}", random.Random(kills)
     hits = sum(kill_while_training(place, job, folder, chance.uniform(0, 3)) for _ in range(kills))
     assert hits >= 2
-    killed, whole = finish(place, job, folder), uninterrupted(job)
+    assert_same(finish(place, job, folder), uninterrupted(job))
+
+
+def test_a_service_changes_no_bit_though_its_worker_is_killed_and_then_the_run(
+    place, uninterrupted
+):
+    """It goes on without one. The other worker ends with the run."""
+    folder = "served"
+    with start(place, "g2p_transducer", folder, "--data.service", "2") as run:
+        told = read_until(run, "step 4 of")
+        assert re.search(
+            r"batches by the tf.data service at localhost:\d+, workers: 2; in their order", told
+        )
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text()
+        killed, other = (int(pid) for pid in children.split())
+        os.kill(killed, signal.SIGKILL)
+        told = read_until(run, "train: tf.data service: lost data worker 0 at localhost:")
+        assert "ended by SIGKILL" in told
+        read_until(run, "step ")
+        run.send_signal(signal.SIGKILL)
+    until = time.monotonic() + 10
+    while Path(f"/proc/{other}").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{other}").exists()
+    assert "train" not in json.loads(stages(place / folder))
+    assert_same(finish(place, "g2p_transducer", folder), uninterrupted("g2p_transducer"))
+
+
+def read_until(run, beginning):
+    """Returns what a process says up to a line that begins so."""
+    told = []
+    for line in run.stderr:
+        told.append(line)
+        if line.startswith(beginning):
+            return "".join(told)
+    raise AssertionError("".join(told))
+
+
+def assert_same(killed, whole):
+    """Compares, to the last bit, what two runs have logged and saved at last."""
     name = "metrics.jsonl"
     assert (killed / name).read_bytes() == (whole / name).read_bytes()
     last = tensors(killed / "checkpoints" / f"ckpt-{STEPS}")
@@ -118,10 +160,10 @@ def test_kills_at_random_moments_change_no_bit(place, uninterrupted, job, kills)
 
 
 def tensors(path):
-    """Returns what a checkpoint holds, but for the number of saves and the iterator's variants."""
+    """Returns what a checkpoint holds, but for the number of saves."""
     reader = tf.train.load_checkpoint(str(path))
     types = reader.get_variable_to_dtype_map()
     left_out = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE")
-    keys = [key for key in types if types[key] != tf.variant and key not in left_out]
+    keys = [key for key in types if key not in left_out]
     assert len(keys) > 30
     return {key: reader.get_tensor(key) for key in keys}

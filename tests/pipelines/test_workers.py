@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,34 @@ def test_workers_do_what_one_process_does_though_one_is_killed(place, alone):
     assert "worker 1 was ended by SIGKILL; starting all again from the last checkpoint" in told
     assert run.returncode == 130
     assert_same(place / "two", alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("joined", [True, False])
+def test_workers_with_a_service_do_what_one_process_does(place, alone, joined):
+    """They share the batches of one that they join, or each has its own."""
+    service = [sys.executable, "-m", "pipelines.cli", "serve_data"]
+    folder, given = f"served-{joined}", "1"
+    with ExitStack() as processes:
+        if joined:
+            dispatcher = processes.enter_context(running(service))
+            given = re.search(r"grpc://\S+", dispatcher.stdout.readline()).group()
+            processes.enter_context(running([*service, "--join", given])).stdout.readline()
+        with start(place, folder, *TWO, "--data.service", given) as run:
+            told = read_until(run, "train: done")
+            run.kill()
+    assert "workers: 1; in their order" in told
+    assert_same(place / folder, alone)
+    log = (place / folder / "logs" / "worker-1.log").read_text()
+    assert "workers: 1; in their order" in log
+    assert "made here" not in told + log
+
+
+@contextmanager
+def running(command):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
 
 
 @pytest.fixture
