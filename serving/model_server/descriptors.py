@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from google.protobuf import descriptor, descriptor_pb2
+from google.protobuf import any_pb2, descriptor, descriptor_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import model_service_pb2, predict_pb2, prediction_service_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -23,7 +23,8 @@ from serving.model_server import protos
 def protoset() -> descriptor_pb2.FileDescriptorSet:
     """Returns the files, each behind those that it needs."""
     files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-    for module in (prediction_service_pb2, model_service_pb2, model_server_config_pb2, config_pb2):
+    apis = prediction_service_pb2, model_service_pb2, model_server_config_pb2
+    for module in (*apis, config_pb2, any_pb2):
         for file in _with_needed(module.DESCRIPTOR):
             if file.name not in files:
                 files[file.name] = descriptor_pb2.FileDescriptorProto()

@@ -1,13 +1,14 @@
 """Configuration files in protobuf's text form, and the messages that no package has.
 
-What TF Serving's pip package leaves out is described here by its field numbers, in a descriptor
-pool of its own.
+What TF Serving's pip package leaves out, in any of its releases, is described here by its field
+numbers, in a descriptor pool of its own.
 """
 
 import logging
 from typing import TypeVar
 
 from google.protobuf import (
+    any_pb2,
     descriptor,
     descriptor_pb2,
     descriptor_pool,
@@ -25,7 +26,7 @@ _Field = descriptor_pb2.FieldDescriptorProto
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 # Name, then fields as `number name type`; a `*` is a repeated field. Number is a wrapper, as in
-# google.protobuf.Int64Value, which tells zero from nothing.
+# google.protobuf.Int64Value, which tells zero from nothing. An Entry is one of a map.
 _SCHEMA = {
     "Number": "1 value int64",
     "Text": "1 value string",
@@ -44,6 +45,9 @@ _SCHEMA = {
     "SessionBundleConfig": "2 session_config tensorflow.ConfigProto; "
     "3 batching_parameters BatchingParameters",
     "SavedModelBundleSourceAdapterConfig": "1000 legacy_config SessionBundleConfig",
+    "PlatformConfig": "1 source_adapter_config google.protobuf.Any",
+    "PlatformConfigEntry": "1 key string; 2 value PlatformConfig",
+    "PlatformConfigMap": "1 platform_configs PlatformConfigEntry*",
     "SessionOverrides": "1 remote_op_remap_config bytes; 2 batch_op_rewriter_config bytes",
     "SavedModelConfig": "1 session_overrides SessionOverrides; 3 critical bool",
     "PrometheusConfig": "1 enable bool; 2 path string",
@@ -82,7 +86,7 @@ def schema() -> descriptor_pb2.FileDescriptorProto:
     file = descriptor_pb2.FileDescriptorProto(
         name="transduce_model_server.proto", package=_PACKAGE, syntax="proto3"
     )
-    file.dependency.append(config_pb2.DESCRIPTOR.name)
+    file.dependency.extend([any_pb2.DESCRIPTOR.name, config_pb2.DESCRIPTOR.name])
     for name, fields in _SCHEMA.items():
         message = file.message_type.add(name=name)
         for field in filter(None, fields.split("; ")):
@@ -100,7 +104,8 @@ def _add_file(pool: descriptor_pool.DescriptorPool, file: descriptor.FileDescrip
 
 def _build_pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
-    _add_file(pool, config_pb2.DESCRIPTOR)
+    for needed in (any_pb2, config_pb2):
+        _add_file(pool, needed.DESCRIPTOR)
     pool.Add(schema())
     return pool
 
@@ -127,6 +132,7 @@ _POOL = _build_pool()
 _CLASSES = {name: _class(name) for name in _SCHEMA}
 BatchingParameters = _CLASSES["BatchingParameters"]
 SavedModelBundleSourceAdapterConfig = _CLASSES["SavedModelBundleSourceAdapterConfig"]
+PlatformConfigMap = _CLASSES["PlatformConfigMap"]
 SavedModelConfig = _CLASSES["SavedModelConfig"]
 MonitoringConfig = _CLASSES["MonitoringConfig"]
 SSLConfig = _CLASSES["SSLConfig"]

@@ -6,7 +6,6 @@ import os
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow_serving.config.platform_config_pb2 import PlatformConfigMap
 
 from serving.model_server import protos
 from serving.model_server.errors import invalid
@@ -64,7 +63,8 @@ def of_version(path: str, config: tf.compat.v1.ConfigProto) -> tf.compat.v1.Conf
 
 
 def _of_platform(file: str) -> tf.compat.v1.ConfigProto:
-    platforms = protos.read(file, PlatformConfigMap).platform_configs
+    read = protos.read(file, protos.PlatformConfigMap)
+    platforms = {entry.key: entry.value for entry in read.platform_configs}
     if _PLATFORM not in platforms:
         raise invalid(f"{file} must have a platform_configs entry with the key {_PLATFORM!r}")
     adapter = protos.SavedModelBundleSourceAdapterConfig()
