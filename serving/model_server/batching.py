@@ -156,6 +156,10 @@ class BatchedServable:
         if not batch_tensors.rows(feeds):
             return self.alone.run(feeds, fetches, call)
         queue, tasks = self._queue(feeds, fetches), self._tasks(feeds, call)
+        if not call.shares:
+            for task in tasks:
+                queue.run([task])
+            return batch_tensors.join([task.answer.result() for task in tasks])
         with self._scheduler.submitted(queue, tasks):
             answers = [self._scheduler.result(queue, task) for task in tasks]
         journal.note_wait(tasks[0].since, tasks[0].waited)

@@ -29,12 +29,20 @@ class Call:
         timeout_ms: Longest time to take; 0 for any.
         urgency: What is more urgent (0) runs before what is less (7).
         mailbox: Where an event loop gets its answers; without it, the thread waits.
+        shares: Whether it may share a batch, which another thread runs.
     """
 
-    def __init__(self, timeout_ms: int = 0, urgency: int = USUAL, mailbox: Mailbox | None = None):
+    def __init__(
+        self,
+        timeout_ms: int = 0,
+        urgency: int = USUAL,
+        mailbox: Mailbox | None = None,
+        shares: bool = True,
+    ):
         self.deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
         self.urgency = urgency
         self.mailbox = mailbox
+        self.shares = shares
 
     async def run(
         self, servable: "Runner", feeds: Mapping[str, np.ndarray], fetches: Sequence[str]

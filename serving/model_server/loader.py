@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from serving.model_server import folder, litert, session_options, text_ops, warmup
+from serving.model_server import background, folder, litert, session_options, text_ops, warmup
 from serving.model_server.batching import Batching
 from serving.model_server.calls import Runner
 from serving.model_server.errors import Code, ServingError, not_found
@@ -16,9 +16,13 @@ class Loader:
 
     The session loader is the one that TF Serving uses: it takes the SavedModels of TensorFlow 1
     and 2 alike, and its errors are the ones that TF Serving's users know.
+
+    Attributes:
+        gives_way: Whether requests go before loading, as they should once there are any.
     """
 
     def __init__(self, options: Options, metrics: Metrics, batching: Batching):
+        self.gives_way = False
         self._tags = [tag for tag in options.saved_model_tags.split(",") if tag]
         self._config = session_options.of_server(options)
         self._metrics = metrics
@@ -42,7 +46,7 @@ class Loader:
             servable = self._lite(path) or self._session(path)
         try:
             servable = self._batching.wrap(path, servable, model)
-            self._warm_up(path, servable)
+            self._work(self._warm_up, path, servable)
         except Exception as error:
             servable.close()
             raise _reason(error) from error
@@ -68,15 +72,21 @@ class Loader:
         return self._open(path, config)
 
     def _open(self, path: str, config: tf.compat.v1.ConfigProto) -> Servable:
-        graph = tf.Graph()
-        session = tf.compat.v1.Session(graph=graph, config=config)
+        # The session's threads are to answer requests: they are started here, and do not give way.
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
-            with graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(session, self._tags, path)
-            return Servable(session, meta_graph.signature_def, self._metrics)
+            return self._work(self._fill, session, path)
         except Exception as error:
             session.close()
             raise folder.incomplete(path, error) or _reason(error) from error
+
+    def _fill(self, session: tf.compat.v1.Session, path: str) -> Servable:
+        with session.graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(session, self._tags, path)
+        return Servable(session, meta_graph, self._metrics)
+
+    def _work(self, work, *arguments):
+        return background.run(work, *arguments) if self.gives_way else work(*arguments)
 
 
 def _reason(error: Exception) -> ServingError:

@@ -48,7 +48,8 @@ _SCHEMA = {
     "PlatformConfig": "1 source_adapter_config google.protobuf.Any",
     "PlatformConfigEntry": "1 key string; 2 value PlatformConfig",
     "PlatformConfigMap": "1 platform_configs PlatformConfigEntry*",
-    "SessionOverrides": "1 remote_op_remap_config bytes; 2 batch_op_rewriter_config bytes",
+    "SessionOverrides": "1 remote_op_remap_config bytes; 2 batch_op_rewriter_config bytes; "
+    "3 disable_meta_optimizer bool",
     "SavedModelConfig": "1 session_overrides SessionOverrides; 3 critical bool",
     "PrometheusConfig": "1 enable bool; 2 path string",
     "MonitoringConfig": "1 prometheus_config PrometheusConfig",

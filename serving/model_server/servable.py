@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.python.client import pywrap_tf_session
 
 from serving.model_server.errors import Code, ServingError, not_found
@@ -21,23 +21,23 @@ class Servable:
 
     Args:
         session: The session, its variables restored and its tables filled.
-        signatures: `SignatureDef` by name.
+        meta_graph: What was read: its signatures, and which operations there are.
         metrics: Counts the runs.
     """
 
     def __init__(
         self,
         session: tf.compat.v1.Session,
-        signatures: Mapping[str, SignatureDef],
+        meta_graph: MetaGraphDef,
         metrics: Metrics,
     ):
         self._metrics = metrics
-        self.signatures = dict(signatures)
+        self.signatures = dict(meta_graph.signature_def)
         self._session = session
         self._session.graph.finalize()
         self._session._extend_graph()
         self._outputs: dict[str, object] = {}
-        self.bounded = _is_bounded(session.graph)
+        self.bounded = _is_bounded(meta_graph.graph_def)
 
     def run(
         self,
@@ -110,11 +110,10 @@ _UNBOUNDED = re.compile(
 )
 
 
-def _is_bounded(graph: tf.Graph) -> bool:
+def _is_bounded(graph: tf.compat.v1.GraphDef) -> bool:
     """Tells whether a run takes no longer than its operations need, each run once."""
-    definition = graph.as_graph_def()
-    nodes = [definition.node, *(function.node_def for function in definition.library.function)]
-    return not any(_UNBOUNDED.fullmatch(node.op) for each in nodes for node in each)
+    nodes = [graph.node, *(function.node_def for function in graph.library.function)]
+    return not any(map(_UNBOUNDED.fullmatch, {node.op for each in nodes for node in each}))
 
 
 @contextmanager

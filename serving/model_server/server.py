@@ -55,8 +55,9 @@ class Server:
         self._request_logs = RequestLogs(self._metrics)
         self._tokens = Tokens(options.auth_token_file) if options.auth_token_file else None
         self._listeners = _listeners(options)
+        self._loader = Loader(options, self._metrics, self._batching)
         self._manager = Manager(
-            Loader(options, self._metrics, self._batching).load,
+            self._loader.load,
             threads=options.num_load_threads or _THREADS,
             retry=Retry(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
             unload_threads=options.num_unload_threads or _THREADS,
@@ -109,6 +110,7 @@ class Server:
 
     def _start(self) -> None:
         self._load_models()
+        self._loader.gives_way = True
         core = ServerCore(
             self._manager,
             self._labels,

@@ -54,11 +54,16 @@ def of_version(path: str, config: tf.compat.v1.ConfigProto) -> tf.compat.v1.Conf
     if not os.path.exists(file):
         return config
     overrides = _read_overrides(file)
+    if overrides is None:
+        return config
     changed = tf.compat.v1.ConfigProto.FromString(config.SerializeToString())
+    options = changed.graph_options.rewrite_options
+    options.disable_meta_optimizer = overrides.disable_meta_optimizer
     for field, (optimizer, key) in _REWRITERS.items():
         if value := getattr(overrides, field):
-            added = changed.graph_options.rewrite_options.custom_optimizers.add(name=optimizer)
-            added.parameter_map[key].s = base64.b64encode(value)
+            known = (each for each in options.custom_optimizers if each.name == optimizer)
+            configured = next(known, None) or options.custom_optimizers.add(name=optimizer)
+            configured.parameter_map[key].s = base64.b64encode(value)
     return changed
 
 
@@ -85,6 +90,7 @@ def _read_overrides(file: str):
     with open(file, "rb") as opened:
         content = opened.read()
     try:
-        return protos.SavedModelConfig.FromString(content).session_overrides
+        found = protos.SavedModelConfig.FromString(content)
     except DecodeError:
         raise invalid(f"Could not parse {file}: it is no SavedModelConfig") from None
+    return found.session_overrides if found.HasField("session_overrides") else None

@@ -19,6 +19,7 @@ from serving.model_server.metrics import Metrics
 _LOG = logging.getLogger(__name__)
 _FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _MOST_RECORDS = 1000
+_CALL = Call(shares=False)  # What is done for the first time is done by the thread that loads.
 
 
 def run(path: str, servable: Runner, iterations: int, metrics: Metrics) -> bool:
@@ -72,11 +73,13 @@ def by_signature(path: str, servable: Runner) -> None:
         servable: The version.
     """
     for name, signature in sorted(servable.signatures.items()):
-        if not all(info.name for info in signature.inputs.values()) or not signature.outputs:
-            continue  # Sparse inputs, or an operation that initializes.
-        feeds = {info.name: _empty_row(info) for info in signature.inputs.values()}
+        inputs, outputs = signature.inputs.values(), signature.outputs.values()
+        initializes = not any(info.dtype for info in outputs)  # An operation, not tensors.
+        if initializes or not all(info.name for info in inputs):  # Or sparse inputs.
+            continue
+        feeds = {info.name: _empty_row(info) for info in inputs}
         try:
-            servable.run(feeds, [info.name for info in signature.outputs.values()], Call())
+            servable.run(feeds, [info.name for info in outputs], _CALL)
         except ServingError as error:
             _LOG.info("%s: signature %s could not be warmed up: %s", path, name, error)
 
@@ -114,8 +117,8 @@ def _ask(servable: Runner, log: PredictionLog) -> None:
             inputs, wanted = tensors.DecodedInputs(request.inputs), request.output_filter
             if sequences.is_asked(inputs) and streams.is_stream(servable, request.model_spec):
                 own = sequences.own_inputs(inputs)
-                return now(streams.alone(servable, own, wanted, Call()))
-            now(predict.run(servable, request.model_spec, inputs, wanted, Call()))
+                return now(streams.alone(servable, own, wanted, _CALL))
+            now(predict.run(servable, request.model_spec, inputs, wanted, _CALL))
         case "classify_log":
             _infer(servable, log.classify_log.request, inference.CLASSIFY)
         case "regress_log":
@@ -123,7 +126,7 @@ def _ask(servable: Runner, log: PredictionLog) -> None:
         case "multi_inference_log":
             request = log.multi_inference_log.request
             heads = inference.heads(servable, request.tasks)
-            now(inference.run(servable, heads, inference.examples(request.input), Call()))
+            now(inference.run(servable, heads, inference.examples(request.input), _CALL))
         case str() as kind:
             number = PredictionLog.DESCRIPTOR.fields_by_name[kind].number
             text = f"Unsupported log_type for warmup: {number}"
@@ -132,4 +135,4 @@ def _ask(servable: Runner, log: PredictionLog) -> None:
 
 def _infer(servable: Runner, request, method: str) -> None:
     head = inference.head(servable, request.model_spec, method)
-    now(inference.run(servable, [head], inference.examples(request.input), Call()))
+    now(inference.run(servable, [head], inference.examples(request.input), _CALL))

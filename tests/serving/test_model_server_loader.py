@@ -1,8 +1,10 @@
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
+import tensorflow as tf
 
 from serving.model_server import protos, session_options
 from serving.model_server.batching import Batching
@@ -12,10 +14,15 @@ from serving.model_server.loader import Loader
 from serving.model_server.metrics import Metrics
 from serving.model_server.server import Server
 
+PLATFORM = """platform_configs { key: "tensorflow" value { source_adapter_config {
+    [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
+        legacy_config { %s }
+} } } }"""
 
-def load(path):
-    metrics = Metrics()
-    return Loader(Options(), metrics, Batching(Options(), metrics)).load(str(path), "m")
+
+def load(path, options=None):
+    options, metrics = options or Options(), Metrics()
+    return Loader(options, metrics, Batching(options, metrics)).load(str(path), "m")
 
 
 def test_the_session_is_as_its_file_says_and_as_flags_say_over_it(tmp_path):
@@ -38,13 +45,11 @@ def test_one_flag_sets_both_numbers_of_threads():
 
 def test_a_platform_file_says_what_sessions_are_like(tmp_path, caplog):
     file = tmp_path / "platform.config"
-    file.write_text("""platform_configs { key: "tensorflow" value { source_adapter_config {
-        [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
-            legacy_config {
-                session_config { intra_op_parallelism_threads: 3 }
-                batching_parameters { max_batch_size { value: 8 } }
-            }
-    } } } }""")
+    file.write_text(
+        PLATFORM
+        % """session_config { intra_op_parallelism_threads: 3 }
+        batching_parameters { max_batch_size { value: 8 } }"""
+    )
     config = session_options.of_server(Options(platform_config_file=str(file)))
     assert config.intra_op_parallelism_threads == 3
     assert "batching_parameters are not taken from here" in caplog.text
@@ -88,6 +93,78 @@ def test_a_version_says_how_its_graph_is_rewritten(model_root, tmp_path):
     file.write_bytes(b"\xff")
     with pytest.raises(ServingError, match="it is no SavedModelConfig"):
         load(version)
+
+
+class Fusible(tf.Module):
+    """Three operations that TensorFlow's optimizer of graphs makes one of."""
+
+    def __init__(self):
+        self.weights, self.bias = tf.Variable(tf.ones([2, 3])), tf.Variable(tf.ones([3]))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def __call__(self, x):
+        return {"y": tf.nn.relu(tf.nn.bias_add(x @ self.weights, self.bias))}
+
+
+def fuses(servable):
+    """Tells whether the session has made one operation of several of the signature's."""
+    signature, found = servable.signatures["serving_default"], tf.compat.v1.RunMetadata()
+    servable._servable._session.run(
+        signature.outputs["y"].name,
+        {signature.inputs["x"].name: [[1.0, 2.0]]},
+        tf.compat.v1.RunOptions(output_partition_graphs=True),
+        found,
+    )
+    operations = [node.op for graph in found.partition_graphs for node in graph.node]
+    return any("FusedMatMul" in operation for operation in operations)
+
+
+def test_a_version_can_do_without_the_optimizer_of_graphs(tmp_path):
+    module = Fusible()
+    tf.saved_model.save(module, str(tmp_path / "m/1"), signatures=module.__call__)
+    with closing(load(tmp_path / "m/1")) as servable:
+        assert fuses(servable)
+    (tmp_path / "m/1/assets.extra").mkdir()
+    without = protos.SavedModelConfig(session_overrides={"disable_meta_optimizer": True})
+    file = tmp_path / "m/1/assets.extra/saved_model_config.pb"
+    file.write_bytes(without.SerializeToString())
+    with closing(load(tmp_path / "m/1")) as servable:
+        assert not fuses(servable)
+
+
+def test_all_versions_can_do_without_the_optimizer_of_graphs(tmp_path):
+    module = Fusible()
+    tf.saved_model.save(module, str(tmp_path / "m/1"), signatures=module.__call__)
+    rewriting = "rewrite_options { disable_meta_optimizer: true }"
+    session = tmp_path / "session.config"
+    session.write_text(f"graph_options {{ {rewriting} }}")
+    options = Options(tensorflow_session_config_file=str(session))
+    with closing(load(tmp_path / "m/1", options)) as servable:
+        assert not fuses(servable)
+    platform = tmp_path / "platform.config"
+    platform.write_text(PLATFORM % f"session_config {{ graph_options {{ {rewriting} }} }}")
+    options = Options(platform_config_file=str(platform))
+    with closing(load(tmp_path / "m/1", options)) as servable:
+        assert not fuses(servable)
+
+
+def test_a_version_replaces_what_the_server_says_of_an_optimizer(tmp_path):
+    (tmp_path / "assets.extra").mkdir()
+    overrides = protos.SavedModelConfig()
+    overrides.session_overrides.batch_op_rewriter_config = b"\x08\x01"
+    file = tmp_path / "assets.extra/saved_model_config.pb"
+    file.write_bytes(overrides.SerializeToString())
+    server_wide = tf.compat.v1.ConfigProto()
+    rewriting = server_wide.graph_options.rewrite_options
+    rewriting.disable_meta_optimizer = True
+    added = rewriting.custom_optimizers.add(name="batch_op_rewriter")
+    added.parameter_map["batch_op_rewrite_config"].s = b"other"
+    changed = session_options.of_version(str(tmp_path), server_wide).graph_options.rewrite_options
+    assert not changed.disable_meta_optimizer
+    (optimizer,) = changed.custom_optimizers
+    assert optimizer.parameter_map["batch_op_rewrite_config"].s == b"CAE="
+    file.write_bytes(protos.SavedModelConfig(critical=True).SerializeToString())
+    assert session_options.of_version(str(tmp_path), server_wide) == server_wide
 
 
 def test_a_name_in_ml_metadata_is_a_metric(model_root, options, tmp_path):

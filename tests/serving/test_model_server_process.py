@@ -243,3 +243,20 @@ def test_the_process_says_when_it_is_ready_and_stops_when_told(root, free_port, 
         f"INFO Loaded model a version 1 from {root / 'a/1'}",
         "INFO Unloaded model a version 1",
     ]
+
+
+def test_neither_garbage_nor_loads_hold_up_requests(root, free_port):
+    watched = """
+import gc, sys
+from serving.model_server import main, server
+server.run = lambda options: print(
+    gc.get_freeze_count(), len(gc.get_objects()), sys.getswitchinterval()
+)
+main(sys.argv[1:])
+"""
+    flags = [f"--model_root={root}", f"--port={free_port()}"]
+    command = [sys.executable, "-c", watched, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    passed_over, looked_at, interval = map(float, done.stdout.split())
+    assert passed_over > 100 * looked_at
+    assert interval == 0.001

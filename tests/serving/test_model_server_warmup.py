@@ -121,6 +121,14 @@ def test_signatures_warm_up_where_there_are_no_records(model_root):
     servable.close()
 
 
+def test_operations_that_initialize_are_no_signatures_to_warm_up(model_root, caplog):
+    caplog.set_level("INFO")
+    servable, _ = loaded(model_root / "half_plus/2", enable_signature_warmup=True)
+    assert "__saved_model_init_op" in servable.signatures
+    assert "could not be warmed up" not in caplog.text
+    servable.close()
+
+
 def test_records_come_before_signatures(version):
     servable, metrics = loaded(version("counter/1", predict_log()), enable_signature_warmup=True)
     assert metrics.runs.total() == 1
