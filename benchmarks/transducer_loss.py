@@ -56,21 +56,30 @@ CASES = [
     ("fused", (4, 400, 60, 256, 256)),
     ("fused", (16, 100, 40, 1024, 512)),
     ("fused", (8, 400, 100, 4096, 512)),
+    ("fused_trained", (4, 400, 60, 256, 256)),
+    ("fused_trained", (16, 100, 40, 1024, 512)),
+    ("fused_trained", (8, 400, 100, 4096, 512)),
     ("accuracy", (1, 1200, 200, 8)),
 ]
 QUICK = [
     ("logits", (2, 20, 5, 16)),
     ("additive", (2, 20, 5, 16)),
     ("fused", (2, 20, 5, 16, 24)),
+    ("fused_trained", (2, 20, 5, 16, 24)),
     ("accuracy", (1, 60, 20, 8)),
 ]
-# How often a side is timed.
-_ROUNDS = 15
+# By kind of case, what the sides know it by where that is another.
+OF_SIDES = {"accuracy": "logits", "fused_trained": "fused"}
+# How far a trained joint is from a random one: by this much, the labels of the alignment have a
+# probability of about one half each.
+_SURENESS = 1.5
 
 
 def main():
     """Compares all sides in all cases, prints a table and, last, a line of JSON."""
-    options = parser(__doc__, SIDES, sorted({kind for kind, _ in CASES})).parse_args()
+    options = parser(__doc__, SIDES, sorted({kind for kind, _ in CASES}))
+    options.add_argument("--rounds", type=int, default=15, help="how often a side is timed")
+    options = options.parse_args()
     found = pythons(SIDES, options.sides)
     limits = _limits(options)
     rows = []
@@ -79,7 +88,7 @@ def main():
             continue
         print(f"\n{kind} {_written(sizes)}")
         sides = [_side(name, python, options) for name, python in found.items()]
-        measured = _compare(sides, kind, sizes, 3 if options.quick else _ROUNDS)
+        measured = _compare(sides, kind, sizes, 3 if options.quick else options.rounds)
         for side in sides:
             side.close()
         rows += _rows(kind, sizes, measured)
@@ -117,13 +126,17 @@ def _print_limit(kind, sizes, limits, seconds):
     """Prints how much of the time no program could save that does this work on this machine."""
     batch, frames, labels, symbols, *depth = sizes
     nodes = batch * frames * (labels + 1)
-    work, limit = {
+    limit = "copy" if kind == "logits" else "product"
+    if kind == "logits":
         # Scores are read once to be normalised and once for the gradient, which is written.
-        "logits": (3 * 4 * nodes * symbols, "copy"),
-        "additive": (3 * 2 * nodes * symbols, "product"),
-        # Scores, the same once more, and the gradients by hidden layer and kernel.
-        "fused": (4 * 2 * nodes * symbols * sum(depth), "product"),
-    }[kind]
+        work = 3 * 4 * nodes * symbols
+    elif kind == "additive":
+        work = 3 * 2 * nodes * symbols
+    else:
+        share = _share_of_nodes(_inputs(kind, sizes))
+        print(f"  {100 * share:.3g} % of the nodes have a gradient that float32 can tell from 0")
+        # Scores, and of these nodes once more, and the gradients by hidden layer and kernel.
+        work = (1 + 3 * share) * 2 * nodes * symbols * sum(depth)
     least = work / limits[limit]
     print(f"  of ours, {least:.3g} s or {100 * least / seconds:.0f} % are bound by {limit}")
 
@@ -134,14 +147,14 @@ def _written(sizes):
 
 def _compare(sides, kind, sizes, rounds):
     """Returns what is measured, by measure and side."""
-    of_sides = "logits" if kind == "accuracy" else kind
-    arrays = _inputs(of_sides, sizes)
+    of_sides = OF_SIDES.get(kind, kind)
+    arrays = _inputs(kind, sizes)
     with tempfile.TemporaryDirectory() as folder:
         path, tiny, found = (
             str(Path(folder) / f"{name}.npz") for name in ("inputs", "tiny", "results")
         )
         np.savez(path, **arrays)
-        np.savez(tiny, **_inputs(of_sides, (2, 3, 2, 5, 4)[: len(sizes)]))
+        np.savez(tiny, **_inputs(kind, (2, 3, 2, 5, 4)[: len(sizes)]))
 
         def results_of(side):
             side.ask("load", kind=of_sides, path=path, tiny=tiny)
@@ -169,16 +182,57 @@ def _inputs(kind, sizes):
             "kernel": (*depth, symbols),
             "bias": (symbols,),
         },
-    }[kind]
+    }[OF_SIDES.get(kind, kind)]
     arrays = {name: random.standard_normal(x, dtype=np.float32) for name, x in shapes.items()}
-    if kind == "fused":
+    arrays["labels"] = random.integers(1, symbols, (batch, labels), dtype=np.int32)
+    if depth:
         arrays["kernel"] /= np.float32(depth[0] ** 0.5)
+    if kind == "fused_trained":
+        _favour_alignments(arrays, random)
     return {
         **arrays,
-        "labels": random.integers(1, symbols, (batch, labels), dtype=np.int32),
         "frames": np.full(batch, frames, np.int32),
         "lengths": np.full(batch, labels, np.int32),
     }
+
+
+def _favour_alignments(arrays, random):
+    """Changes encodings and predictions as if trained, each example towards a random alignment.
+
+    By the kernel's columns, encodings are moved towards the labels that the alignment emits at
+    their frame and half as far towards the blank, predictions away from the label before them.
+    """
+    kernel = arrays["kernel"]
+    towards = np.float32(_SURENESS * len(kernel) ** 0.5) * kernel.T  # [V, D]
+    arrays["encoding"] += towards[0] / 2
+    frames = arrays["encoding"].shape[1]
+    for encoding, prediction, labels in zip(
+        arrays["encoding"], arrays["prediction"], arrays["labels"], strict=True
+    ):
+        emitted_at = np.sort(random.integers(0, frames, len(labels)))
+        np.add.at(encoding, emitted_at, towards[labels])
+        prediction[1:] -= towards[labels]
+
+
+def _share_of_nodes(arrays):
+    """Returns the share of nodes that the gradient of a fused loss needs in float32."""
+    frames, width = arrays["encoding"].shape[1], arrays["prediction"].shape[1]
+    # Of a frame or column, those of less together have less than the rounding of 1.
+    least = 2.0**-24 / max(frames, width)
+    needed = []
+    for encoding, prediction, labels in zip(
+        arrays["encoding"], arrays["prediction"], arrays["labels"], strict=True
+    ):
+        arcs = np.empty((2, frames, width))
+        for t, frame in enumerate(encoding):
+            scores = np.tanh(frame + prediction) @ arrays["kernel"] + arrays["bias"]
+            tops = scores.max(axis=1)
+            norm = tops + np.log(np.exp(scores - tops[:, None]).sum(axis=1))
+            arcs[0, t] = scores[:, 0] - norm
+            arcs[1, t, :-1] = scores[np.arange(width - 1), labels] - norm[:-1]
+        _, by_blank, by_label = _occupancies(*arcs)
+        needed.append(np.mean(by_blank + by_label > least))
+    return np.mean(needed)
 
 
 def _check_agreement(results):
@@ -219,10 +273,21 @@ def _errors(results, arrays):
 def _exact(logits, labels):
     """Returns loss and gradient of one full example, by α and β in float64."""
     scores = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    frames, width, _ = scores.shape
-    blanks, ahead = scores[:, :, 0].copy(), np.full((frames, width), -np.inf)
+    width = scores.shape[1]
+    ahead = np.empty(scores.shape[:2])
     ahead[:, :-1] = np.take_along_axis(scores[:, :-1], labels[None, :, None], 2)[..., 0]
-    blanks[-1, :-1] = -np.inf
+    loss, by_blank, by_label = _occupancies(scores[:, :, 0], ahead)
+    gradient = np.exp(scores) * (by_blank + by_label)[..., None]
+    gradient[:, :, 0] -= by_blank
+    gradient[:, np.arange(width - 1), labels] -= by_label[:, :-1]
+    return loss, gradient
+
+
+def _occupancies(blanks, ahead):
+    """Returns the loss and the occupancies of both arcs, each `[T, U + 1]`, of their scores."""
+    frames, width = blanks.shape
+    blanks, ahead = blanks.copy(), ahead.copy()
+    blanks[-1, :-1] = ahead[:, -1] = -np.inf
     alpha = np.full((frames + 1, width), -np.inf)
     beta = np.full((frames + 1, width), -np.inf)
     alpha[0, 0] = beta[-1, -1] = 0.0
@@ -238,10 +303,7 @@ def _exact(logits, labels):
     by_blank = np.exp(alpha[:-1] + blanks + beta[1:] - beta[0, 0])
     by_label = np.zeros_like(by_blank)
     by_label[:, :-1] = np.exp(alpha[:-1, :-1] + ahead[:, :-1] + beta[:-1, 1:] - beta[0, 0])
-    gradient = np.exp(scores) * (by_blank + by_label)[..., None]
-    gradient[:, :, 0] -= by_blank
-    gradient[:, np.arange(width - 1), labels] -= by_label[:, :-1]
-    return -beta[0, 0], gradient
+    return -beta[0, 0], by_blank, by_label
 
 
 def _rows(kind, sizes, measured):

@@ -1,4 +1,4 @@
-"""The transducer loss together with its joint network, in tiles of the lattice."""
+"""The transducer loss together with its joint network, for some nodes of the lattice at a time."""
 
 import tensorflow as tf
 
@@ -15,13 +15,13 @@ from keras_models.losses.arcs import (
 )
 from keras_models.losses.lattice import transducer_lattice
 
-# Scores in a tile, so that they stay in the cache, and the fewest nodes that keep its products
-# products of matrices.
-_TILE_SCORES = 2**20
-_TILE_NODES = (256, 1024)
+# Scores computed together, so that they stay in the cache, and the fewest nodes that keep their
+# products products of matrices.
+_SCORES = 2**21
+_LEAST_NODES, _MOST_NODES = 256, 1024
 
-# An occupancy so small that all nodes of a lattice together are lost in rounding.
-_NO_OCCUPANCY = 2.0**-40
+# Half of the distance between 1 and the next float32.
+_ROUNDING = 2.0**-24
 
 
 def fused_transducer_loss(
@@ -37,16 +37,22 @@ def fused_transducer_loss(
     monotonic=False,
     factored_blank=False,
     fastemit=0.0,
-    tile=None,
+    nodes=None,
 ):
     """Returns `transducer_loss` of the joint scores `tanh(encoding + prediction) kernel + bias`.
 
-    Neither the hidden layer nor the scores of the whole lattice are ever held. One tile of it
-    after another, some frames of an example by some of its labels, has its scores computed and
-    reduced to the scores of its arcs; on the way back they are computed once more, and then
-    reduced to gradients. Memory beyond that of the arguments and gradients is some `[B, T, U + 1]`
-    and one tile. Tiles wholly past the lengths are not computed at all, and on the way back
-    neither are those that no path goes through: that have nowhere an occupancy above 2^−40.
+    Neither the hidden layer nor the scores of the whole lattice are ever held. Some nodes after
+    others have their scores computed and reduced to the scores of their arcs; on the way back
+    they are computed once more, and then reduced to gradients. Memory beyond that of the
+    arguments and gradients is some `[B, T, U + 1]` and what these nodes take. Nodes past the
+    lengths are not computed.
+
+    On the way back neither are nodes that hardly a path goes through: most of them, once a model
+    has learnt something. The gradient by the scores of a node has at most twice the node's
+    occupancy, the probability that a path goes through it, as the sum of its absolute values.
+    Left out are nodes with one of at most 2^−24 / max(T, U + 1). Those of a frame, or those of a
+    column, thus have one of 2^−24 at most together, beside the 1 of all paths; that is no more
+    than float32 rounds by what it sums up there.
 
     Args:
         encoding: `[B, T, D]` floats, the encoder's output as projected for the joint.
@@ -60,14 +66,15 @@ def fused_transducer_loss(
         monotonic: as for `transducer_loss`.
         factored_blank: as for `transducer_loss`.
         fastemit: as for `transducer_loss`.
-        tile: how many frames and how many columns of `[T, U + 1]` a tile has, two integers; by
-            default as many as keep its scores in a processor's cache.
+        nodes: how many nodes are computed at a time; by default as many as keep their scores in
+            a processor's cache.
 
     Returns:
         `[B]` float32, in nats, as `transducer_loss` does; so are padding and dtypes.
 
     Raises:
-        ValueError: static shapes, dtypes or `blank` do not fit together, or `tile` is empty.
+        ValueError: static shapes, dtypes or `blank` do not fit together, or `nodes` is not
+            positive.
     """
     names = {"encoding": "BTD", "prediction": "BWD", "kernel": "DV", "bias": "V"}
     joint = [tf.convert_to_tensor(x) for x in (encoding, prediction, kernel, bias)]
@@ -76,17 +83,15 @@ def fused_transducer_loss(
     label_lengths = tf.convert_to_tensor(label_lengths)
     named = {name: (x, names[name]) for name, x in zip(names, joint, strict=True)}
     check_arguments(named, labels, logit_lengths, label_lengths, blank)
-    if tile is None:
-        tile = _tile_for(joint[0].shape[1], joint[1].shape[1], joint[2].shape[1])
-    if min(tile) < 1:
-        raise ValueError(f"`tile` must be two positive integers. Received: tile={tile}")
+    if nodes is None:
+        nodes = _nodes_at_a_time(*joint[0].shape[:2], *joint[1].shape[1:2], joint[2].shape[1])
+    if nodes < 1:
+        raise ValueError(f"`nodes` must be positive. Received: nodes={nodes}")
 
     @tf.custom_gradient
     def losses_of(*joint):
-        lattice_of_tiles = _Tiles(
-            *joint, labels, logit_lengths, label_lengths, blank, factored_blank, tile
-        )
-        arcs = lattice_of_tiles.arcs()
+        scores = _Scores(*joint, labels, logit_lengths, label_lengths, blank, factored_blank, nodes)
+        arcs = scores.arcs()
         lattice = transducer_lattice(
             arcs.blanks, arcs.labels, logit_lengths, label_lengths, monotonic
         )
@@ -94,7 +99,7 @@ def fused_transducer_loss(
         def gradient(upstream):
             occupied = lattice.blank_occupancies + lattice.label_occupancies
             pulls = pulls_of_arcs(lattice, arcs, upstream, factored_blank, fastemit)
-            gradients = lattice_of_tiles.gradients(arcs, pulls, occupied)
+            gradients = scores.gradients(arcs, pulls, occupied)
             return [
                 once(tf.cast(by, x.dtype), "fused_transducer_loss")
                 for by, x in zip(gradients, joint, strict=True)
@@ -105,25 +110,20 @@ def fused_transducer_loss(
     return losses_of(*joint)
 
 
-def _tile_for(frames, width, size):
-    """Returns the frames and columns of a tile, for static sizes that may be None."""
-    least, most = _TILE_NODES
-    nodes = max(least, min(most, _TILE_SCORES // (size or _TILE_SCORES)))
-    columns = _share(width, 16)
-    return _share(frames, max(1, nodes // columns)), columns
+def _nodes_at_a_time(batch, frames, width, size):
+    """Returns how many nodes are computed together, for static sizes that may be None."""
+    most = max(_LEAST_NODES, min(_MOST_NODES, _SCORES // (size or _SCORES)))
+    if None in (batch, frames, width):
+        return most
+    whole = max(batch * frames * width, 1)
+    return -(-whole // -(-whole // most))
 
 
-def _share(whole, most):
-    """Returns the size of the fewest equal parts that are no larger than `most`."""
-    return -(-whole // -(-whole // most)) if whole else most
+class _Scores:
+    """The joint's scores at the nodes of the lattice, K of them at a time.
 
-
-class _Tiles:
-    """The lattice in tiles of C frames by E columns, and the joint that gives their scores.
-
-    Encodings come as blocks of C frames and predictions as blocks of E columns, all examples' one
-    after another. A tile is a pair of such blocks of one example, counted column by column within
-    frame by frame.
+    Nodes are counted column by column within frame by frame within example by example, frames and
+    columns likewise. There is one more of each, empty, to fill the last K up.
     """
 
     def __init__(
@@ -137,39 +137,37 @@ class _Tiles:
         label_lengths,
         blank,
         factored_blank,
-        tile,
+        nodes,
     ):
         self._blank, self._factored_blank = blank, factored_blank
-        self._tile = tile
+        self._nodes = nodes
         self._kernel, self._bias = (tf.cast(x, tf.float32) for x in (kernel, bias))
         self._shape = [tf.shape(encoding)[0], tf.shape(encoding)[1], tf.shape(prediction)[1]]
-        # At least one block, for XLA, which takes nothing from an empty list.
-        self._blocks = [
-            tf.maximum(-(-length // size), 1)
-            for length, size in zip(self._shape[1:], tile, strict=True)
-        ]
         in_frames = tf.sequence_mask(logit_lengths, self._shape[1])
         in_columns = tf.sequence_mask(label_lengths + 1, self._shape[2])
         self._within = in_frames[:, :, None] & in_columns[:, None, :]  # [B, T, U + 1]
         # Zeroed, as a product with the kernel would spread what padding holds.
-        self._encoding = self._cut(_where(in_frames, encoding), 0)  # [blocks, C, D]
-        self._prediction = self._cut(_where(in_columns, prediction), 1)  # [blocks, E, D]
-        self._symbols = self._cut(symbols_of_arcs(labels, tf.shape(kernel)[1]), 1)  # [blocks, E]
+        depth, symbols = tf.unstack(tf.shape(kernel))
+        self._encoding = _listed(_where(in_frames, encoding), depth)
+        self._prediction = _listed(_where(in_columns, prediction), depth)
+        self._symbols = _listed(symbols_of_arcs(labels, symbols))
 
     def arcs(self):
         """Returns the `Arcs` of the lattice, arbitrary past the lengths."""
+        order, places, count = _partition(self._within)
 
-        def step(tile, found):
-            hidden, _, column = self._hidden(tile)
-            logits, symbols = self._logits(hidden, column)
-            arcs = score_arcs(logits, symbols, self._blank, self._factored_blank)
-            return [found.write(tile, tf.concat(arcs, axis=0))]
+        def step(n, nodes, found):
+            hidden, _, column = self._hidden(nodes)
+            arcs = score_arcs(*self._logits(hidden, column), self._blank, self._factored_blank)
+            return [found.write(n, tf.concat(arcs, axis=0)[:, 0])]
 
-        found = tf.TensorArray(
-            tf.float32, self._count(), element_shape=[len(Arcs._fields), *self._tile]
-        )
-        [found] = self._loop(step, self._within, [found])
-        return Arcs(*(self._join(x) for x in tf.unstack(found.stack(), axis=1)))
+        # At least one, for XLA, which takes nothing from an empty list.
+        steps = tf.maximum(-(-tf.size(order) // self._nodes), 1)
+        found = tf.TensorArray(tf.float32, steps, element_shape=[len(Arcs._fields), self._nodes])
+        [found] = self._loop(step, order, count, [found])
+        found = tf.reshape(tf.transpose(found.stack(), [1, 0, 2]), [len(Arcs._fields), -1])
+        found = tf.reshape(tf.gather(found, places, axis=1), [len(Arcs._fields), *self._shape])
+        return Arcs(*tf.unstack(found, len(Arcs._fields)))
 
     def gradients(self, arcs, pulls, occupied):
         """Returns the gradients by encoding, prediction, kernel and bias.
@@ -179,13 +177,17 @@ class _Tiles:
             pulls: the `Pulls` on the scores of each node.
             occupied: `[B, T, U + 1]` floats, the probability that a path goes through the node.
         """
-        known = [self._split(x) for x in (arcs.tops, arcs.sums, *pulls)]
-        known = tf.stack(known, axis=1)  # [tiles, 5, C, E]
+        batch, frames, width = self._shape
+        least = _ROUNDING / tf.cast(tf.maximum(frames, width), tf.float32)
+        # Not `>`: a NaN is to be seen in the gradient.
+        order, _, count = _partition(~(occupied <= least))
+        known = tf.stack([arcs.tops, arcs.sums, *pulls], axis=-1)  # [B, T, U + 1, 5]
+        known = _listed(known, 5)
 
-        def step(tile, by_encoding, by_prediction, by_kernel, by_bias):
-            hidden, row, column = self._hidden(tile)
+        def step(_, nodes, by_encoding, by_prediction, by_kernel, by_bias):
+            hidden, frame, column = self._hidden(nodes)
             logits, symbols = self._logits(hidden, column)
-            tops, sums, *pulls = tf.split(known[tile], 5)
+            tops, sums, *pulls = tf.unstack(tf.gather(known, nodes)[None, None], axis=-1)
             by_logits = gradient_by_logits(
                 logits,
                 Arcs(None, None, tops, sums),
@@ -193,84 +195,76 @@ class _Tiles:
                 symbols,
                 self._blank,
                 self._factored_blank,
-            )
-            by_logits = tf.reshape(by_logits, [-1, tf.shape(logits)[3]])  # [C · E, V]
+            )[0, 0]  # [K, V]
             by_sum = tf.matmul(by_logits, self._kernel, transpose_b=True) * (1.0 - hidden**2)
-            by_sum = tf.reshape(by_sum, [*self._tile, -1])  # [C, E, D]
             return [
-                tf.tensor_scatter_nd_add(by_encoding, [[row]], [tf.reduce_sum(by_sum, 1)]),
-                tf.tensor_scatter_nd_add(by_prediction, [[column]], [tf.reduce_sum(by_sum, 0)]),
+                tf.tensor_scatter_nd_add(by_encoding, frame[:, None], by_sum),
+                tf.tensor_scatter_nd_add(by_prediction, column[:, None], by_sum),
                 by_kernel + tf.matmul(hidden, by_logits, transpose_a=True),
                 by_bias + tf.reduce_sum(by_logits, axis=0),
             ]
 
         joint = (self._encoding, self._prediction, self._kernel, self._bias)
-        # Not `>`: a NaN is to be seen in the gradient.
-        active = ~(occupied <= _NO_OCCUPANCY)
         by_encoding, by_prediction, *by_weights = self._loop(
-            step, active, [tf.zeros_like(x) for x in joint]
+            step, order, count, [tf.zeros_like(x) for x in joint]
         )
-        batch, frames, width = self._shape
         depth = tf.shape(self._kernel)[0]
         return [
-            tf.reshape(by_encoding, [batch, -1, depth])[:, :frames],
-            tf.reshape(by_prediction, [batch, -1, depth])[:, :width],
+            tf.reshape(by_encoding[:-1], [batch, frames, depth]),
+            tf.reshape(by_prediction[:-1], [batch, width, depth]),
             *by_weights,
         ]
 
-    def _hidden(self, tile):
-        """Returns `[C · E, D]` values of the hidden layer, and the tile's two blocks."""
-        row = tile // self._blocks[1]
-        example = row // self._blocks[0]
-        column = example * self._blocks[1] + tile % self._blocks[1]
-        inputs = self._encoding[row][:, None, :] + self._prediction[column]  # [C, E, D]
-        return tf.tanh(tf.reshape(inputs, [-1, tf.shape(inputs)[2]])), row, column
+    def _hidden(self, nodes):
+        """Returns `[K, D]` values of the hidden layer, and the frame and column of each node."""
+        _, frames, width = self._shape
+        frame = nodes // width
+        column = frame // frames * width + nodes % width
+        inputs = tf.gather(self._encoding, frame) + tf.gather(self._prediction, column)
+        return tf.tanh(inputs), frame, column
 
     def _logits(self, hidden, column):
-        """Returns the scores `[1, C, E, V]` of a tile, and its labels `[1, 1, E]`."""
+        """Returns scores `[1, 1, K, V]` and the next labels `[1, 1, K]`."""
         logits = tf.matmul(hidden, self._kernel) + self._bias
-        logits = tf.reshape(logits, [1, *self._tile, tf.shape(logits)[1]])
-        return logits, self._symbols[column][None, None]
+        return logits[None, None], tf.gather(self._symbols, column)[None, None]
 
-    def _loop(self, step, active, state):
-        """Returns the state after the step of each tile with a node that is active."""
-        active = tf.reduce_max(self._split(tf.cast(active, tf.int32)), axis=[1, 2])  # [tiles]
-        order = tf.argsort(active, direction="DESCENDING", stable=True)
-        count = tf.reduce_sum(active)
-        # One at a time, or there would be several tiles in memory.
+    def _loop(self, step, order, count, state):
+        """Returns the state after a step for each K of the first `count` nodes in this order."""
+        filled = tf.pad(order, [[0, self._nodes]], constant_values=tf.size(order))
+        # One at a time, or there would be the scores of several in memory.
         _, *state = tf.while_loop(
-            lambda n, *_: n < count,
-            lambda n, *state: (n + 1, *step(order[n], *state)),
+            lambda n, *_: n * self._nodes < count,
+            lambda n, *state: (
+                n + 1,
+                *step(n, tf.slice(filled, [n * self._nodes], [self._nodes]), *state),
+            ),
             (0, *state),
             parallel_iterations=1,
         )
         return state
 
-    def _count(self):
-        return self._shape[0] * self._blocks[0] * self._blocks[1]
 
-    def _cut(self, x, axis):
-        """Returns `[B, length, …]` as blocks `[B · blocks, size of a block, …]`."""
-        size, blocks = self._tile[axis], self._blocks[axis]
-        missing = blocks * size - tf.shape(x)[1]
-        x = tf.pad(x, [[0, 0], [0, missing], *[[0, 0]] * (x.shape.rank - 2)])
-        return tf.reshape(x, tf.concat([[self._shape[0] * blocks, size], tf.shape(x)[2:]], axis=0))
+def _partition(chosen):
+    """Returns the nodes in an order in which those chosen come first.
 
-    def _split(self, x):
-        """Returns `[B, T, U + 1]` as tiles `[tiles, C, E]`, padded with 0."""
-        batch, frames, width = self._shape
-        (rows, columns), (tall, wide) = self._blocks, self._tile
-        x = tf.pad(x, [[0, 0], [0, rows * tall - frames], [0, columns * wide - width]])
-        x = tf.reshape(x, [batch, rows, tall, columns, wide])
-        return tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4]), [self._count(), tall, wide])
+    Args:
+        chosen: `[B, T, U + 1]` bool.
 
-    def _join(self, tiles):
-        """Returns `[B, T, U + 1]` of what `_split` returned."""
-        batch, frames, width = self._shape
-        (rows, columns), (tall, wide) = self._blocks, self._tile
-        x = tf.transpose(tf.reshape(tiles, [batch, rows, columns, tall, wide]), [0, 1, 3, 2, 4])
-        return tf.reshape(x, [batch, rows * tall, columns * wide])[:, :frames, :width]
+    Returns:
+        The order, the place that each node has in it, and how many are chosen: two `[B T (U + 1)]`
+        and a scalar, int32.
+    """
+    ones = tf.reshape(tf.cast(chosen, tf.int32), [-1])
+    count, before = tf.reduce_sum(ones), tf.cumsum(ones, exclusive=True)
+    node = tf.range(tf.size(ones))
+    places = tf.where(ones > 0, before, count + node - before)
+    return tf.scatter_nd(places[:, None], node, tf.shape(node)), places, count
 
 
 def _where(mask, x):
     return tf.where(mask[:, :, None], tf.cast(x, tf.float32), 0.0)
+
+
+def _listed(x, *shape):
+    """Returns values `[N + 1, *shape]` of all examples' nodes, frames or columns; the last is 0."""
+    return tf.pad(tf.reshape(x, [-1, *shape]), [[0, 1], *[[0, 0]] * len(shape)])

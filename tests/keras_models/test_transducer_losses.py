@@ -36,8 +36,8 @@ VARIANTS = (
 
 
 def _fused(*arguments, **options):
-    """Tiles of uneven parts, so that some are whole, some cut off and some empty."""
-    return fused_transducer_loss(*arguments, tile=(3, 2), **options)
+    """Five nodes at a time, of which there are no multiple of five."""
+    return fused_transducer_loss(*arguments, nodes=5, **options)
 
 
 # By name: the loss, the shapes of its scores, and the logits that it stands for.
@@ -376,14 +376,14 @@ def test_weights_may_be_variables():
     _assert_same(compute(), _compute("fused", "graph", scores, labels))
 
 
-@pytest.mark.parametrize("tile", [None, (1, 1), (2, 3), (T, U + 1), (9, 8)])
-def test_the_size_of_tiles_changes_nothing(tile):
+@pytest.mark.parametrize("nodes", [None, 1, 6, B * T * (U + 1), 100])
+def test_how_many_nodes_are_computed_at_a_time_changes_nothing(nodes):
     scores, labels = _batch("fused", seed=14)
-    actual = _gradients(fused_transducer_loss, scores, labels, FRAMES, LABELS, tile=tile)
+    actual = _gradients(fused_transducer_loss, scores, labels, FRAMES, LABELS, nodes=nodes)
     _assert_same(actual, _compute("fused", "graph", scores, labels))
 
 
-def test_tiles_that_no_path_goes_through_are_left_out(monkeypatch):
+def test_nodes_that_no_path_goes_through_are_left_out(monkeypatch):
     scores, labels = _batch("fused", seed=15)
     encoding, _, kernel, _ = scores
     # Labels are all but impossible before the last frame, and blanks there.
@@ -402,10 +402,49 @@ def test_tiles_that_no_path_goes_through_are_left_out(monkeypatch):
 
     for name in computed:
         monkeypatch.setattr(fused, name, counted(name))
-    actual = _gradients(fused_transducer_loss, scores, labels, FRAMES, LABELS, tile=(1, 1))
+    actual = _gradients(fused_transducer_loss, scores, labels, FRAMES, LABELS, nodes=1)
     _assert_same(actual, _expected("fused", scores, labels), atol=1e-5)
     assert computed["score_arcs"] == sum(FRAMES * (LABELS + 1))
     assert computed["gradient_by_logits"] == sum((FRAMES + LABELS)[FRAMES > 0])
+
+
+@pytest.mark.parametrize(
+    ("route", "variant"), [*(("graph", x) for x in VARIANTS), ("xla", VARIANTS[-1])], ids=str
+)
+def test_few_nodes_make_the_gradient_of_all(route, variant):
+    joint, blank = ENTRIES["fused"][2], variant.get("blank", 0)
+    sizes = {"B": 3, "T": 40, "W": 13, "V": V, "D": D}
+    random = np.random.default_rng(19)
+    scores = [random.normal(size=[sizes[x] for x in s]) for s in ENTRIES["fused"][1]]
+    scores[2] *= 6.0
+    scores = [x.astype(np.float32) for x in scores]
+    labels = (blank + random.integers(1, V, (3, 12))) % V
+    rest = labels, np.array([40, 29, 0]), np.array([12, 7, 3])
+    actual = _compute("fused", route, scores, *rest, **variant)
+
+    options = {name: value for name, value in variant.items() if name != "fastemit"}
+    nodes = transducer_occupancies(joint(*scores), *rest, **options).nodes
+    assert np.mean(nodes > 2.0**-24 / 40) < 0.5
+
+    def unfused(*arguments, **options):
+        return transducer_loss(joint(*arguments[:4]), *arguments[4:], **options)
+
+    _assert_same(actual, _gradients(unfused, scores, *rest, **variant), atol=2e-5)
+
+
+@pytest.mark.parametrize("route", ["graph", "xla"])
+@pytest.mark.parametrize("factored_blank", [False, True])
+def test_huge_fused_scores_are_exact(route, factored_blank):
+    scores, labels = _batch("fused", seed=20)
+    encoding, prediction, kernel, bias = scores
+    # Hidden units of ±1 and weights of whole numbers: no rounding but that of the loss.
+    encoding, prediction = np.sign(encoding) * 60.0, prediction * 20.0
+    bias = np.sign(bias) * 1e4
+    scores = [x.astype(np.float32) for x in (encoding, prediction, np.round(9 * kernel), bias)]
+    actual = _compute("fused", route, scores, labels, factored_blank=factored_blank)
+    expected = _expected("fused", scores, labels, factored_blank=factored_blank)
+    # Paths thousands of nats long differ by no less than float32 can tell of such numbers.
+    _assert_same(actual, expected, atol=5e-4)
 
 
 def test_long_examples_are_exact():
@@ -500,7 +539,7 @@ def test_arguments_are_checked(entry, change, message):
         ENTRIES[entry][0](*scores, labels, FRAMES, LABELS)
 
 
-def test_empty_tiles_are_refused():
+def test_no_nodes_at_a_time_are_refused():
     scores, labels = _batch("fused")
-    with pytest.raises(ValueError, match="`tile` must be two positive integers"):
-        fused_transducer_loss(*scores, labels, FRAMES, LABELS, tile=(0, 4))
+    with pytest.raises(ValueError, match="`nodes` must be positive"):
+        fused_transducer_loss(*scores, labels, FRAMES, LABELS, nodes=0)
