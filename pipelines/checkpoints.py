@@ -13,6 +13,8 @@ from keras_models.tasks.task import Task
 
 # What TensorFlow raises for a checkpoint that is torn or gone.
 _UNREADABLE = (tf.errors.OpError, IndexError)
+# This process writes, wherever the variables are.
+_HERE = tf.train.CheckpointOptions(experimental_io_device="CPU:0")
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -50,7 +52,7 @@ class Checkpoints:
             CheckpointNotSaved: On a full disk, say.
         """
         with _told(step, self._folder):
-            self._manager.save(step)
+            self._manager.save(step, options=_HERE)
 
     def restore_latest(self) -> list[str]:
         """Restores the last checkpoint that is whole, all of it; nothing where none was saved.
@@ -96,7 +98,7 @@ def write_weights(weights: Mapping[str, tf.Variable], folder: Path, step: int) -
         CheckpointNotSaved: On a full disk, say.
     """
     with _told(step, folder):
-        tf.train.Checkpoint(weights=dict(weights)).write(str(folder / f"ckpt-{step}"))
+        tf.train.Checkpoint(weights=dict(weights)).write(str(folder / f"ckpt-{step}"), _HERE)
 
 
 def read_weights(weights: Mapping[str, tf.Variable], path: Path) -> None:

@@ -150,6 +150,7 @@ def _run(arguments: list[str]) -> int:
         asked.folder,
         asked.strategy,
         asked.workers,
+        asked.servers,
         asked.worker_timeout,
         asked.profile,
         asked.service,
@@ -233,7 +234,12 @@ def _prepare_options() -> list[tuple]:
 
 def _run_options() -> list[tuple]:
     strategy = tyro.conf.arg(help="Where replicas of the model run; auto: every GPU, else the CPU.")
-    workers = tyro.conf.arg(help="With multi_worker: processes to start on this machine.")
+    workers = tyro.conf.arg(
+        help="With multi_worker or parameter_server: processes to start on this machine."
+    )
+    servers = tyro.conf.arg(
+        help="With parameter_server: processes to start that hold the weights; 0: one."
+    )
     timeout = tyro.conf.arg(help="Seconds to wait until all workers are there.")
     profile = tyro.conf.arg(help="Steps to write a profile of, for TensorBoard.")
     service = tyro.conf.arg(
@@ -244,6 +250,7 @@ def _run_options() -> list[tuple]:
     return [
         ("strategy", Annotated[STRATEGIES, strategy], dataclasses.field(default="auto")),
         ("workers", Annotated[NonNegativeInt, workers], dataclasses.field(default=0)),
+        ("servers", Annotated[NonNegativeInt, servers], dataclasses.field(default=0)),
         ("worker_timeout", Annotated[PositiveFloat, timeout], dataclasses.field(default=600.0)),
         ("profile", Annotated[NonNegativeInt, profile], dataclasses.field(default=0)),
         ("service", Annotated[str, service], dataclasses.field(default="")),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, StringConstraints, Valida
 
 from pipelines.errors import UsageError
 
-Role = Literal["chief", "worker"]
+Role = Literal["chief", "worker", "ps"]
 # Set for processes that a supervisor on this machine has started.
 SUPERVISED = "TRANSDUCE_SUPERVISED"
 _PROGRAM = "import sys; sys.path[:] = {!r}; from pipelines.cli import main; main()"
@@ -67,6 +67,19 @@ class Cluster:
             raise UsageError(f"TF_CONFIG may name one chief. Received: {_counted(addresses)}")
         return cls(addresses, role, index, SUPERVISED in os.environ)
 
+    def require(self, servers: bool) -> None:
+        """Raises UsageError unless there are parameter servers, and who goes with them, or none."""
+        if not servers and self.has_servers:
+            raise UsageError(
+                "TF_CONFIG must name workers, and may name a chief, for the strategy "
+                f"'multi_worker'. Received: {_counted(self.addresses)}"
+            )
+        if servers and set(self.addresses) != {"chief", "worker", "ps"}:
+            raise UsageError(
+                "TF_CONFIG must name a chief, workers and parameter servers, there called ps, for "
+                f"the strategy 'parameter_server'. Received: {_counted(self.addresses)}"
+            )
+
     @property
     def name(self) -> str:
         """This process, as `worker 1`."""
@@ -98,8 +111,20 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """How many processes train: all, the chief too."""
+        """How many processes train: all, the chief too, unless there are parameter servers."""
+        if self.has_servers:
+            return len(self.addresses.get("worker", []))
         return sum(map(len, self.addresses.values()))
+
+    @property
+    def trains(self) -> bool:
+        """Whether this process does."""
+        return self.role == "worker" or not self.has_servers
+
+    @property
+    def has_servers(self) -> bool:
+        """Whether there are parameter servers."""
+        return "ps" in self.addresses
 
 
 def command(arguments: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from keras_models.configs import STRICT
 # What a model may be called: a folder that a server takes for a model, a part of a URL.
 MODEL_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 # Where replicas of a model may run: an option of a run, and no part of a job.
-STRATEGIES = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
+STRATEGIES = Literal["auto", "one_device", "mirrored", "multi_worker", "parameter_server", "tpu"]
 # A path that means the same wherever a later command is called.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -28,14 +28,19 @@ def meet(cluster: Cluster, timeout: float) -> None:
         LostWorker: If somebody did not come; names who.
     """
     deadline = time.monotonic() + timeout
-    with _listener(cluster) as listener:
+    with listener(cluster) as own:
         if cluster.is_chief:
-            _wait_for_all(cluster, listener, deadline)
+            _wait_for_all(cluster, own, deadline)
             return
     _call_the_chief(cluster, deadline)
 
 
-def _listener(cluster: Cluster) -> socket.socket:
+def listener(cluster: Cluster) -> socket.socket:
+    """Returns a socket that listens on this process's port.
+
+    Raises:
+        UsageError: If that is in use.
+    """
     port = int(cluster.address.rpartition(":")[2])
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
@@ -48,13 +53,13 @@ def _listener(cluster: Cluster) -> socket.socket:
         ) from None
 
 
-def _wait_for_all(cluster: Cluster, listener: socket.socket, deadline: float) -> None:
+def _wait_for_all(cluster: Cluster, own: socket.socket, deadline: float) -> None:
     here: dict[str, socket.socket] = {}
     with ExitStack() as connections:
         while missing := {n: a for n, a in cluster.others.items() if n not in here}:
-            listener.settimeout(max(_PAUSE, deadline - time.monotonic()))
+            own.settimeout(max(_PAUSE, deadline - time.monotonic()))
             try:
-                connection = connections.enter_context(listener.accept()[0])
+                connection = connections.enter_context(own.accept()[0])
             except TimeoutError:
                 who = ", ".join(f"{name} at {address}" for name, address in missing.items())
                 raise LostWorker(f"did not come: {who}") from None

@@ -173,7 +173,7 @@ class Run:
     def train(self) -> dict:
         """Trains, from the last checkpoint if there is one, and keeps the best weights.
 
-        With several workers it is called by all, and writes files at the chief.
+        With the strategy `multi_worker` it is called by all, and writes files at the chief.
         """
         with strategies.naming_lost_workers(self._strategy):
             return self._train()
@@ -181,8 +181,8 @@ class Run:
     def _train(self) -> dict:
         strategies.wait_for_chief(self._strategy)  # which has prepared what all need
         data, config = self.job.data, self.job.train
-        several = strategies.has_several_workers(self._strategy)
-        task = self._built(self._strategy) if several else self._task
+        alone = strategies.local(self._strategy) is self._strategy
+        task = self._task if alone else self._built(self._strategy)
         prepared = self.folder.done("prepare")
         in_memory = data.cache == "memory" and not self._service  # which reads files by itself
         store = FeatureStore(self._features, in_memory)
@@ -196,6 +196,11 @@ class Run:
                 task, config, since, self._strategy, self.folder.path, self._profile, rows
             )
             self._display.note(f"train: on {self._described()}")
+            if strategies.is_asynchronous(self._strategy):
+                self._display.note(
+                    "train: workers do not wait for one another: the order of the steps, and with "
+                    "it the weights, are not those of another run"
+                )
             for what in trainer.passed_over:
                 self._display.note(f"train: checkpoint {what}")
             if trainer.step:
@@ -211,9 +216,20 @@ class Run:
     def _batches(
         self, task: Task, store: FeatureStore, widths: list[list[int]], sizes: list[int]
     ) -> Batches:
-        """Returns what a task is trained by: chunks where it goes by them, else examples."""
+        """Returns what a task is trained by: chunks where it goes by them, else examples.
+
+        Raises:
+            UsageError: If the strategy cannot go by chunks, or the data cannot.
+        """
         data, seed = self.job.data, self.job.train.seed
         if task.chunk is not None:
+            if strategies.is_asynchronous(self._strategy):
+                raise UsageError(
+                    "The strategy 'parameter_server' must have examples by themselves, for its "
+                    "steps do not wait for one another. Received: a job whose training carries "
+                    "its state from each chunk of a text to the next; 'one_device', 'mirrored' "
+                    "and 'multi_worker' can do that."
+                )
             return chunk_batches(store, sizes[0], task.chunk, seed)
         weights = [origin.weight for origin in data.origins] if data.mix else None
         return training_batches(store, widths, sizes, seed, weights, task.augmented)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cluster import SUPERVISED, Cluster, command
+from pipelines.cluster import SUPERVISED, Cluster, Role, command
 from pipelines.display import Display
 from pipelines.errors import Interrupted, UsageError
 from pipelines.folder import RunFolder
 from pipelines.job import STRATEGIES, Job
 from pipelines.jobfile import JobFile
+from pipelines.lending import find, lend
 from pipelines.meeting import meet
 from pipelines.summary import summarise
 from pipelines.supervisor import supervise
@@ -30,6 +31,10 @@ _DISPATCHER = r"grpc://.+:[1-9][0-9]{0,4}"
 _MOST_PROCESSES = 99  # that make batches on this machine
 
 
+# Of the strategies that have several processes.
+_LEAST_WORKERS = {"multi_worker": 2, "parameter_server": 1}
+
+
 @dataclass(frozen=True)
 class Options:
     """What is asked of a run beside its job.
@@ -38,6 +43,7 @@ class Options:
         folder: Where it is recorded.
         strategy: Where replicas of the model run.
         workers: How many to start on this machine; 0: TF_CONFIG names them.
+        servers: How many parameter servers to start beside them; 0: one.
         worker_timeout: Seconds to wait until all workers are there.
         profile: Number of training steps to write a profile of.
         service: What makes batches: so many processes of this machine, or grpc://HOST:PORT; empty:
@@ -47,6 +53,7 @@ class Options:
     folder: Path
     strategy: STRATEGIES
     workers: int
+    servers: int
     worker_timeout: float
     profile: int
     service: str
@@ -66,11 +73,7 @@ def run_job(file: JobFile, job: Job, options: Options, arguments: Sequence[str])
         LostWorker: If another process did not come, or ended.
         Interrupted: On SIGINT or SIGTERM.
     """
-    if options.strategy == "tpu" and not job.train.static_shapes:
-        raise UsageError(
-            "The strategy 'tpu' must have batches of fixed shapes: --train.static_shapes. "
-            "Received: --train.no_static_shapes"
-        )
+    _require_possible(options, job)
     _require_service(options.service)
     cluster, folder = _cluster(options), RunFolder(options.folder)
     if cluster is not None and cluster.supervised:
@@ -83,7 +86,7 @@ def run_job(file: JobFile, job: Job, options: Options, arguments: Sequence[str])
     with folder.in_use():
         folder.start(file, job)
         if options.workers and cluster is None and not _is_trained(folder):
-            code = supervise(command(arguments), folder, {"worker": options.workers})
+            code = supervise(command(arguments), folder, *_processes(options))
             if code:
                 return code
         else:
@@ -156,28 +159,68 @@ def _require_service(service: str) -> None:
         )
 
 
+def _require_possible(options: Options, job: Job) -> None:
+    """Raises UsageError for what a strategy cannot do."""
+    if options.strategy == "tpu" and not job.train.static_shapes:
+        raise UsageError(
+            "The strategy 'tpu' must have batches of fixed shapes: --train.static_shapes. "
+            "Received: --train.no_static_shapes"
+        )
+    if options.strategy == "parameter_server" and job.train.precision == "float16":
+        raise UsageError(
+            "The strategy 'parameter_server' must have --train.precision float32 or bfloat16: "
+            "what losses in float16 are multiplied by goes from one step to the next, and its "
+            "steps do not wait for one another. Received: float16"
+        )
+    if options.strategy == "parameter_server" and options.profile:
+        raise UsageError(
+            "`profile` must go with another strategy than 'parameter_server', whose steps are "
+            f"made in other processes than the one it would look into. Received: {options.profile}"
+        )
+
+
 def _cluster(options: Options) -> Cluster | None:
     """Returns the processes of the run, or None for a run of this process alone."""
-    if options.strategy != "multi_worker":
-        if options.workers:
-            raise UsageError(
-                "`workers` goes with the strategy 'multi_worker'. Received: --workers "
-                f"{options.workers} --strategy {options.strategy}"
-            )
+    strategy = options.strategy
+    if options.workers and strategy not in _LEAST_WORKERS:
+        raise UsageError(
+            "`workers` goes with the strategies 'multi_worker' and 'parameter_server'. Received: "
+            f"--workers {options.workers} --strategy {strategy}"
+        )
+    if options.servers and strategy != "parameter_server":
+        raise UsageError(
+            "`servers` goes with the strategy 'parameter_server'. Received: "
+            f"--servers {options.servers} --strategy {strategy}"
+        )
+    if strategy not in _LEAST_WORKERS:
         return None
     cluster = Cluster.of_environment()
-    if cluster is None and options.workers < 2:
+    if cluster is None and options.workers < _LEAST_WORKERS[strategy]:
         raise UsageError(
-            "The strategy 'multi_worker' must have two workers at least: --workers 2 starts them "
-            "on this machine; on others, each process finds the cluster in TF_CONFIG. Received: "
-            f"--workers {options.workers}, and no TF_CONFIG"
+            f"The strategy {strategy!r} must have {_LEAST_WORKERS[strategy]} workers at least: "
+            "--workers 2 starts them on this machine; on others, each process finds the cluster "
+            f"in TF_CONFIG. Received: --workers {options.workers}, and no TF_CONFIG"
         )
-    if cluster is not None and options.workers not in (0, cluster.workers):
-        raise UsageError(
-            "`workers` must be those of TF_CONFIG, or left out. Received: "
-            f"{options.workers}, and {cluster.workers} in TF_CONFIG"
-        )
+    if cluster is not None:
+        cluster.require(strategy == "parameter_server")
+        _require_equal("workers", options.workers, cluster.workers)
+        _require_equal("servers", options.servers, len(cluster.addresses.get("ps", [])))
     return cluster
+
+
+def _require_equal(name: str, asked: int, there: int) -> None:
+    if asked not in (0, there):
+        raise UsageError(
+            f"`{name}` must be those of TF_CONFIG, or left out. Received: {asked}, and {there} in "
+            "TF_CONFIG"
+        )
+
+
+def _processes(options: Options) -> tuple[dict[Role, int], Role | None]:
+    """Returns how many processes of each role a supervisor starts, and which role it replaces."""
+    if options.strategy == "multi_worker":
+        return {"worker": options.workers}, None
+    return {"chief": 1, "ps": options.servers or 1, "worker": options.workers}, "worker"
 
 
 def _run(folder: RunFolder, options: Options, cluster: Cluster | None) -> None:
@@ -186,7 +229,7 @@ def _run(folder: RunFolder, options: Options, cluster: Cluster | None) -> None:
     if cluster is not None and _is_trained(folder):
         strategy, cluster = "auto", None
     if cluster is not None:
-        meet(cluster, options.worker_timeout)
+        (find if cluster.has_servers else meet)(cluster, options.worker_timeout)
     run = open_run(folder.path, strategy, options.profile, cluster=cluster, service=options.service)
     try:
         run.run()
@@ -195,11 +238,14 @@ def _run(folder: RunFolder, options: Options, cluster: Cluster | None) -> None:
 
 
 def _assist(file: JobFile, job: Job, options: Options, cluster: Cluster) -> int:
-    """Trains with the chief, and writes nothing."""
+    """Takes part in training with the chief, and writes nothing."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # what waits in TensorFlow hears no other handler
     folder = RunFolder(options.folder)
     if _is_trained(folder):
+        return 0
+    if cluster.has_servers:
+        lend(cluster, options.worker_timeout)
         return 0
     meet(cluster, options.worker_timeout)
     if not folder.path.exists():

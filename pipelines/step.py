@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from keras_models.frontends.padding import LENGTHS
@@ -66,17 +68,19 @@ class TrainStep:
             each example is one by itself.
 
     Attributes:
-        step: `int64` variable, the number of steps done, skipped ones included.
+        step: `int64` variable of this process, the number of steps given to do, which are done
+            unless they are under way elsewhere (`join`); skipped ones included.
         rate_scale: Variable that the learning rate is multiplied by.
         average: The moving average of the weights, or None.
     """
 
     def __init__(self, task: Task, config: Train, strategy: tf.distribute.Strategy, rows: int = 0):
         self._task, self._config, self._strategy = task, config, strategy
-        self._rows = rows
+        self._rows, self._calls = rows, strategies.calls(strategy)
+        self._remote = strategies.is_asynchronous(strategy)
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._variables = [variable.value for variable in task.model.trainable_variables]
         with strategy.scope():
-            self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
             self.rate_scale = tf.Variable(1.0, trainable=False)
             zero = tf.nest.flatten(task.zero_state(rows)) if rows else []
             self._carried = [tf.Variable(part, trainable=False) for part in zero]
@@ -110,7 +114,7 @@ class TrainStep:
     @property
     def learning_rate(self) -> float:
         """That of the next step."""
-        return float(self._rate())
+        return float(self._rate(self.step))
 
     @property
     def compilations(self) -> int:
@@ -118,43 +122,52 @@ class TrainStep:
         return self._losses_and_gradients.experimental_get_tracing_count()
 
     def __call__(self, groups: Groups, stop: bool) -> tuple[Totals, bool]:
-        """Does some steps in one call.
+        """Does some steps in one call, or gives them to a worker that is free.
 
         Args:
             groups: For each step the batches that make it, of padded features.
             stop: Whether this worker was asked to stop.
 
         Returns:
-            `Totals`, and whether any worker was asked to stop.
+            `Totals` of the steps that are done since, and whether any worker was asked to stop.
         """
         if len(groups) not in self._functions:
             self._functions[len(groups)] = self._function(groups)
-        totals, stopped = self._functions[len(groups)](groups, tf.constant(float(stop)))
-        return totals, bool(stopped)
+        function, first = self._functions[len(groups)], self.step.read_value()
+        done = self._calls(function, groups, first, tf.constant(float(stop)))
+        self.step.assign_add(len(groups))
+        return _summed([totals for totals, _ in done]), any(bool(stopped) for _, stopped in done)
+
+    def join(self) -> Totals:
+        """Returns the `Totals` of the steps that were under way, once they are done."""
+        return _summed([totals for totals, _ in self._calls.join()])
 
     def _function(self, groups: Groups):
         """Returns the function for so many steps: of one trace, or of one for each shape."""
         if self._config.static_shapes:
             return tf.function(self._several)
         spec = tf.nest.map_structure(_any_shape, groups)
-        return tf.function(self._several, input_signature=[spec, tf.TensorSpec([])])
+        signature = [spec, tf.TensorSpec([], tf.int64), tf.TensorSpec([])]
+        return tf.function(self._several, input_signature=signature)
 
-    def _several(self, groups: Groups, stop: tf.Tensor) -> tuple[Totals, tf.Tensor]:
-        totals, stops = zip(*(self._one(group, stop) for group in groups), strict=True)
-        return Totals(*map(tf.add_n, zip(*totals, strict=True))), stops[-1]
+    def _several(
+        self, groups: Groups, first: tf.Tensor, stop: tf.Tensor
+    ) -> tuple[Totals, tf.Tensor]:
+        each = [self._one(group, first + i, stop) for i, group in enumerate(groups)]
+        totals, stops = zip(*each, strict=True)
+        return _summed(totals), stops[-1]
 
-    def _one(self, group: Group, stop: tf.Tensor) -> tuple[Totals, tf.Tensor]:
-        reduced = self._strategy.run(self._reduced_gradients, args=(group, stop))
+    def _one(self, group: Group, step: tf.Tensor, stop: tf.Tensor) -> tuple[Totals, tf.Tensor]:
+        reduced = self._strategy.run(self._reduced_gradients, args=(group, step, stop))
         loss, weight, finite, stop = (
             self._strategy.experimental_local_results(each)[0]
             for each in (reduced.loss, reduced.weight, reduced.finite, reduced.stop)
         )
         # Across replicas: the branches hold updates of the variables of all of them.
-        tf.cond(finite, lambda: self._update(reduced), lambda: tf.constant(False))
+        tf.cond(finite, lambda: self._update(reduced, step), lambda: tf.constant(False))
         totals = self._totals(group, loss, weight, finite)
         if self._scale is not None:
             self._scale.update(finite)
-        self.step.assign_add(1)
         return totals, stop > 0
 
     def _totals(self, group, loss, weight, finite) -> Totals:
@@ -165,18 +178,19 @@ class TrainStep:
         skipped = ~finite if self._scale is None else ~finite & self._scale.is_least
         return Totals(*done, skipped=tf.cast(skipped, tf.float64))
 
-    def _reduced_gradients(self, group: Group, stop: tf.Tensor) -> _Reduced:
+    def _reduced_gradients(self, group: Group, step: tf.Tensor, stop: tf.Tensor) -> _Reduced:
         context = tf.distribute.get_replica_context()
         replicas, replica = self._strategy.num_replicas_in_sync, context.replica_id_in_sync_group
         scale = tf.constant(1.0) if self._scale is None else self._scale.scale.value()
         carried, sums = [part.read_value() for part in self._carried], []
+        read = [each.read_value() for each in self._variables] if self._remote else []
         if replicas > 1:
             carried = [_rows_of(part, replica, replicas) for part in carried]
         for i, batch in enumerate(group):
-            seed = self._seed(i)
+            seed = self._seed(step, i)
             if replicas > 1:
                 batch, seed = _share(batch, replica, replicas), fold_in(seed, replica)
-            *parts, carried = self._losses_and_gradients(batch, seed, scale, carried)
+            *parts, carried = self._losses_and_gradients(batch, seed, scale, carried, read)
             sums.append(parts)
         summed = [tf.add_n(each) for each in zip(*map(tf.nest.flatten, sums), strict=True)]
         summed = [*summed, tf.identity(stop)]  # on this replica's device
@@ -187,11 +201,13 @@ class TrainStep:
             summed, carried = summed[:count], summed[count:]
         loss, weight, *gradients, stop = summed
         gradients = [gradient / (weight * scale) for gradient in gradients]
-        gradients, finite = self._processed(gradients)
+        gradients, finite = self._processed(gradients, step)
         finite &= tf.math.is_finite(loss)
         return _Reduced(gradients, loss, weight, finite, stop, carried)
 
-    def _processed(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _processed(
+        self, gradients: list[tf.Tensor], step: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Returns the gradients as they are applied, and whether all were finite."""
         config = self._config
         if config.l2:
@@ -200,13 +216,13 @@ class TrainStep:
                 g + 2 * config.l2 * v if optimization.is_decayed(v) else g for g, v in pairs
             ]
         if config.gradient_noise:
-            seed = fold_in(self._seed(0), _NOISE)
-            gradients = optimization.noise(gradients, config.gradient_noise, seed, self.step)
+            seed = fold_in(self._seed(step, 0), _NOISE)
+            gradients = optimization.noise(gradients, config.gradient_noise, seed, step)
         gradients, norm = optimization.clipped(gradients, config.clip, config.clip_limit)
         return gradients, tf.math.is_finite(norm)
 
-    def _update(self, reduced: _Reduced) -> tf.Tensor:
-        rate = self._rate()
+    def _update(self, reduced: _Reduced, step: tf.Tensor) -> tf.Tensor:
+        rate = self._rate(step)
 
         def update(variable, gradient, rate):
             if self._config.weight_decay and optimization.is_decayed(variable):
@@ -220,22 +236,27 @@ class TrainStep:
             self._strategy.extended.update(variable, update, args=(gradient, rate), group=False)
         for variable, value in zip(self._carried, reduced.carried, strict=True):
             self._strategy.extended.update(variable, carry, args=(value,), group=False)
-        self.optimizer.iterations.assign_add(1)
+        self.optimizer.iterations.value.assign_add(1)  # Keras's own would read, add and write
         if self.average is not None:
             self.average.update(self._strategy, self.optimizer.iterations.value)
         return tf.constant(True)
 
-    def _rate(self) -> tf.Tensor:
-        return learning_rate(self._config, self.step) * self.rate_scale
+    def _rate(self, step: tf.Tensor) -> tf.Tensor:
+        return learning_rate(self._config, step) * self.rate_scale
 
-    def _seed(self, batch: int) -> tf.Tensor:
+    def _seed(self, step: tf.Tensor, batch: int) -> tf.Tensor:
         """Returns the seed of one of a step's batches, `[2]` int32."""
-        number = self.step * self._config.accumulate + batch
+        number = step * self._config.accumulate + batch
         return tf.stack([self._config.seed, tf.cast(number, tf.int32)])
 
 
 def forward_and_backward(
-    task: Task, batch: Batch, seed: tf.Tensor, scale: tf.Tensor, carried: Sequence[tf.Tensor] = ()
+    task: Task,
+    batch: Batch,
+    seed: tf.Tensor,
+    scale: tf.Tensor,
+    carried: Sequence[tf.Tensor] = (),
+    read: Sequence[tf.Tensor] = (),
 ):
     """Returns the sums of a batch's losses and of their weights, gradients, and what is carried.
 
@@ -246,9 +267,14 @@ def forward_and_backward(
         scale: Scalar that the gradients are multiplied by.
         carried: Where the batch is of chunks, the parts of the state before it; what is returned
             is that after it. No gradient goes from one chunk to another.
+        read: What the trainable variables were when they were read, once and for all; none: they
+            are read where they are used.
     """
-    variables = [variable.value for variable in task.model.trainable_variables]
-    with tf.GradientTape() as tape:
+    variables = task.model.trainable_variables
+    taken = keras.StatelessScope(zip(variables, read, strict=True)) if read else nullcontext()
+    with taken, tf.GradientTape() as tape:
+        tape.watch(read)
+        variables = [variable.value for variable in variables]
         if carried:
             batch, state = entered(task, batch, carried)
             losses, state = task.chunk_losses(batch, state, dropout_seed=seed)
@@ -261,6 +287,12 @@ def forward_and_backward(
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     gradients = [tf.convert_to_tensor(each) for each in gradients]
     return loss, tf.reduce_sum(weights), gradients, list(carried)
+
+
+def _summed(totals: Sequence[Totals]) -> Totals:
+    if not totals:
+        return Totals(*tf.zeros([len(Totals._fields)], tf.float64))
+    return Totals(*map(tf.add_n, zip(*totals, strict=True)))
 
 
 def _any_shape(value: tf.Tensor) -> tf.TensorSpec:

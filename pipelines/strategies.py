@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import get_args
 
 import tensorflow as tf
 
-from pipelines.cluster import Cluster
+from pipelines.calls import Calls, ScheduledCalls
+from pipelines.cluster import Cluster, Role
 from pipelines.errors import LostWorker, UsageError
 from pipelines.job import STRATEGIES
 
@@ -22,14 +24,18 @@ def choose(name: STRATEGIES, cluster: Cluster | None = None) -> tf.distribute.St
     Args:
         name: `auto` is every GPU of this machine, else its one device; `one_device` the first GPU,
             else the CPU; `mirrored` every GPU, else every logical CPU; `multi_worker` the same of
-            every worker; `tpu` the TPU called TPU_NAME, else this machine's.
-        cluster: The processes of `multi_worker`, all of which are to be there.
+            every worker; `parameter_server` every worker by itself, its weights on the servers;
+            `tpu` the TPU called TPU_NAME, else this machine's.
+        cluster: The processes of `multi_worker` or `parameter_server`, all of which are to be
+            there.
 
     Raises:
         UsageError: If this machine cannot do it.
     """
     if name == "multi_worker":
         return _multi_worker(cluster)
+    if name == "parameter_server":
+        return _parameter_server(cluster)
     if name == "tpu":
         return _tpu()
     gpus = tf.config.list_logical_devices("GPU")
@@ -43,16 +49,55 @@ def choose(name: STRATEGIES, cluster: Cluster | None = None) -> tf.distribute.St
 
 
 def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
-    gpus = tf.config.list_physical_devices("GPU")
-    if cluster.supervised and gpus:  # these are of all workers
-        if len(gpus) < cluster.workers:
-            raise UsageError(
-                "Workers on one machine must have a GPU each, or none. Received: "
-                f"{cluster.workers} workers and {len(gpus)} GPUs; with CUDA_VISIBLE_DEVICES= they "
-                "use the CPU."
-            )
-        tf.config.set_visible_devices(gpus[cluster.index :: cluster.workers], "GPU")
+    _see_own_gpus(cluster)
     return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _see_own_gpus(cluster: Cluster) -> None:
+    gpus = tf.config.list_physical_devices("GPU")
+    own = [gpus[number] for number in _own(cluster, len(gpus))]
+    if own != gpus:
+        tf.config.set_visible_devices(own, "GPU")
+
+
+def _own(cluster: Cluster, gpus: int) -> Sequence[int]:
+    """Returns which of this machine's GPUs a process takes: under a supervisor, a part of them."""
+    if not cluster.supervised or not gpus:
+        return range(gpus)
+    if not cluster.trains:
+        return []
+    if gpus < cluster.workers:
+        raise UsageError(
+            "Workers on one machine must have a GPU each, or none. Received: "
+            f"{cluster.workers} workers and {gpus} GPUs; with CUDA_VISIBLE_DEVICES= they use the "
+            "CPU."
+        )
+    return range(cluster.index, gpus, cluster.workers)
+
+
+def serve(cluster: Cluster) -> tf.distribute.Server:
+    """Returns the server of a worker or a parameter server, which has begun to listen.
+
+    Raises:
+        UsageError: If workers under a supervisor cannot have a GPU each.
+    """
+    own = _own(cluster, len(tf.config.list_physical_devices("GPU")))
+    config = tf.compat.v1.ConfigProto(device_count={"GPU": len(own)})
+    config.gpu_options.visible_device_list = ",".join(map(str, own))
+    spec = tf.train.ClusterSpec(dict(cluster.addresses))
+    return tf.distribute.Server(spec, cluster.role, cluster.index, "grpc", config)
+
+
+def _parameter_server(cluster: Cluster) -> tf.distribute.Strategy:
+    _see_own_gpus(cluster)
+    os.environ["GRPC_FAIL_FAST"] = "use_caller"  # a worker that is lost is told of, not waited for
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(dict(cluster.addresses)),
+        task_type=cluster.role,
+        task_id=cluster.index,
+        rpc_layer="grpc",
+    )
+    return tf.distribute.ParameterServerStrategy(resolver)
 
 
 def _tpu() -> tf.distribute.Strategy:
@@ -84,6 +129,10 @@ def mirrored(devices: list) -> tf.distribute.Strategy:
 
 def describe(strategy: tf.distribute.Strategy) -> str:
     """Returns the strategy and its replicas in words, as `one_device, 1 replica on CPU`."""
+    if is_asynchronous(strategy):
+        counts = {"worker": _processes("worker"), "server": _processes("ps")}
+        told = (f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items())
+        return f"parameter_server, {' and '.join(told)}"
     replicas = strategy.num_replicas_in_sync
     device = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
     return f"{_name(strategy)}, {replicas} {'replica' if replicas == 1 else 'replicas'} on {device}"
@@ -103,7 +152,15 @@ def compiles_replicas(strategy: tf.distribute.Strategy) -> bool:
 
 def local(strategy: tf.distribute.Strategy) -> tf.distribute.Strategy:
     """Returns a strategy for what this process does without the others."""
-    return tf.distribute.get_strategy() if has_several_workers(strategy) else strategy
+    alone = not has_several_workers(strategy) and not is_asynchronous(strategy)
+    return strategy if alone else tf.distribute.get_strategy()
+
+
+def calls(strategy: tf.distribute.Strategy) -> Calls:
+    """Returns what calls the functions that make steps."""
+    if not is_asynchronous(strategy):
+        return Calls()
+    return ScheduledCalls(strategy, _processes("worker"))
 
 
 def wait_for_chief(strategy: tf.distribute.Strategy) -> None:
@@ -132,14 +189,19 @@ def naming_lost_workers(strategy: tf.distribute.Strategy):
     try:
         yield
     except _LOST as error:
-        if not has_several_workers(strategy):
+        if local(strategy) is strategy:
             raise
         raise LostWorker(f"was lost: {error.message.strip()}") from error
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether other processes take part in every step."""
+    """Returns whether other processes take part in every step, each by a loop of its own."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def is_asynchronous(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether steps are made by workers that do not wait for one another."""
+    return isinstance(strategy, tf.distribute.ParameterServerStrategy)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -155,3 +217,11 @@ def _name(strategy: tf.distribute.Strategy) -> str:
         tf.distribute.TPUStrategy: "tpu",
     }
     return kinds[type(strategy)]
+
+
+def _processes(role: Role) -> int:
+    """Returns how many processes of a role lend their devices to this one."""
+    devices = [
+        tf.DeviceSpec.from_string(each.name) for each in tf.config.list_logical_devices("CPU")
+    ]
+    return len({device.task for device in devices if device.job == role})

@@ -26,7 +26,12 @@ _SIGNALS_TO_KILL = 3  # the first one saves, the second one does not
 _SIGNALLED = 128  # more than the number of a signal, as in a shell
 
 
-def supervise(command: Sequence[str], folder: RunFolder, sizes: Mapping[Role, int]) -> int:
+def supervise(
+    command: Sequence[str],
+    folder: RunFolder,
+    sizes: Mapping[Role, int],
+    replaced: Role | None = None,
+) -> int:
     """Runs a command in several processes with TF_CONFIG, until the chief is done.
 
     The chief's output is this process's; that of others goes to the folder's `logs`. Where one is
@@ -37,50 +42,69 @@ def supervise(command: Sequence[str], folder: RunFolder, sizes: Mapping[Role, in
         command: What each process runs; it goes on from the folder's last checkpoint.
         folder: The run's, in use by this process.
         sizes: How many processes of each role, the chief's first.
+        replaced: The role, if any, that the others go on without: where one of it is lost, it
+            alone is started again.
 
     Returns:
         The exit code of the run.
     """
-    losses = 0
-    with _signals() as received:
+    losses, progress = 0, folder.progress
+    everyone = _Processes(command, folder.path / "logs", sizes, replaced)
+    with _signals() as received, everyone as processes:
         while True:
-            progress = folder.progress
-            with _Processes(command, folder.path / "logs", sizes) as processes:
-                processes.wait(received)
-                lost = processes.lost
-                if not lost or received:
-                    return processes.code(received)
-            losses = losses + 1 if folder.progress == progress else 1
+            processes.wait(received)
+            lost = processes.lost
+            if not lost or received:
+                return processes.code(received)
+            before, progress = progress, folder.progress
+            losses = losses + 1 if progress == before else 1
             if losses == _MOST_LOSSES:
                 _say(f"{lost}: {losses} losses without a new checkpoint between.{processes.told}")
                 return FAILURE
-            _say(f"{lost}; starting all again from the last checkpoint")
+            if processes.others_go_on:
+                _say(f"{lost}; starting it again")
+                processes.replace_lost()
+            else:
+                _say(f"{lost}; starting all again from the last checkpoint")
+                processes.replace_all()
 
 
 class _Processes:
     """Processes that live and die together, inside a context."""
 
-    def __init__(self, command: Sequence[str], logs: Path, sizes: Mapping[Role, int]):
-        self._command, self._logs = list(command), logs
-        ports = _free_ports()
-        addresses = {
-            role: [f"localhost:{next(ports)}" for _ in range(size)] for role, size in sizes.items()
-        }
-        names = [(role, index) for role, size in sizes.items() for index in range(size)]
-        self._configs = {f"{role} {i}": tf_config(addresses, role, i) for role, i in names}
-        self._chief = next(iter(self._configs))
+    def __init__(
+        self,
+        command: Sequence[str],
+        logs: Path,
+        sizes: Mapping[Role, int],
+        replaced: Role | None = None,
+    ):
+        self._command, self._logs, self._sizes = list(command), logs, sizes
+        self._replaced = replaced
+        self._chief = f"{next(iter(sizes))} 0"
+        self._configs: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen] = {}
 
     def __enter__(self) -> _Processes:
         self._logs.mkdir(exist_ok=True)
-        for name in self._configs:
-            self._processes[name] = self._start(name)
+        self._start_all()
         return self
 
     def __exit__(self, *error) -> None:
         for process in self._processes.values():
             with process:  # waits
                 process.kill()
+
+    def _start_all(self) -> None:
+        ports = _free_ports()
+        addresses = {
+            role: [f"localhost:{next(ports)}" for _ in range(size)]
+            for role, size in self._sizes.items()
+        }
+        names = [(role, index) for role, size in self._sizes.items() for index in range(size)]
+        self._configs = {f"{role} {i}": tf_config(addresses, role, i) for role, i in names}
+        for name in self._configs:
+            self._processes[name] = self._start(name)
 
     def _start(self, name: str) -> subprocess.Popen:
         chief = name == self._chief
@@ -96,6 +120,22 @@ class _Processes:
                 start_new_session=True,
                 close_fds=False,
             )
+
+    @property
+    def others_go_on(self) -> bool:
+        """Whether none was lost but of the role that is replaced."""
+        return all(name.partition(" ")[0] == self._replaced for name in self._lost)
+
+    def replace_lost(self) -> None:
+        """Starts those again that were lost, where they were."""
+        for name in self._lost:
+            self._processes[name].stdin.close()
+            self._processes[name] = self._start(name)
+
+    def replace_all(self) -> None:
+        """Ends all, and starts all again."""
+        self.__exit__()
+        self._start_all()
 
     def wait(self, received: list[int]) -> None:
         """Returns when the chief is done, when one has failed or is lost, or at a third signal.
@@ -145,6 +185,11 @@ class _Processes:
         log = self._log((*self._failed, *ended)[0])
         lines = log.read_text(errors="replace").splitlines()[-_LINES_TOLD:]
         return f" {log} ends with:\n" + "\n".join(f"  {line}" for line in lines)
+
+    @property
+    def _lost(self) -> list[str]:
+        """Those who ended by a signal, or for want of another one."""
+        return [name for name, code in self._codes.items() if code is not None and _is_loss(code)]
 
     @property
     def _failed(self) -> list[str]:

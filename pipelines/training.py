@@ -20,7 +20,7 @@ from pipelines.log import MetricsLog
 from pipelines.pace import Pace
 from pipelines.profiling import Profiler
 from pipelines.selection import Selection, restore_best
-from pipelines.step import TrainStep
+from pipelines.step import Totals, TrainStep
 
 
 class NotFinite(ArithmeticError):
@@ -137,15 +137,24 @@ class Trainer:
             groups = tuple(self._group() for _ in range(count))
         totals, stopped = self._step(groups, stop)
         self._profiler.after(count)
+        self._take_in(totals, groups[-1][-1])
+        return stopped
+
+    def _take_in(self, totals: Totals, batch: dict[str, tf.Tensor] | None = None) -> None:
+        """Counts steps that are done; names the last batch where they were not finite."""
         self._pace.add(totals)
         if self._pace.skipped > self._config.nonfinite_limit:
+            known = batch is not None and not strategies.is_asynchronous(self._strategy)
             raise NotFinite(
                 f"At most {self._config.nonfinite_limit} steps may have a loss or gradient that is "
-                f"not finite (--train.nonfinite_limit). Received one more by step {self.step}, of "
-                f"{_described(groups[-1][-1])}. The last checkpoint is as it was. A lower "
-                "--train.learning_rate, or a longer --train.warmup_steps, may help."
+                f"not finite (--train.nonfinite_limit). Received one more by step {self.step}"
+                f"{f', of {_described(batch)}' if known else ''}. The last checkpoint is as it "
+                "was. A lower --train.learning_rate, or a longer --train.warmup_steps, may help."
             )
-        return stopped
+
+    def _join(self) -> None:
+        """Waits for steps that are under way elsewhere, if there are any."""
+        self._take_in(self._step.join())
 
     def _group(self) -> tuple[Batch, ...]:
         """Returns the batches that make a step."""
@@ -158,6 +167,7 @@ class Trainer:
         return min(config.steps_per_call, config.steps - step, *(n - step % n for n in every))
 
     def _report(self, step: int, display: Display) -> None:
+        self._join()
         numbers, speed = self._pace.flush()
         if self._chief:
             numbers["learning_rate"] = self._step.learning_rate
@@ -166,6 +176,7 @@ class Trainer:
             display.step(step, numbers | speed)
 
     def _evaluate(self, step: int, evaluate, display: Display) -> None:
+        self._join()
         average = self._step.average
         value = 0.0
         with average.applied() if average is not None else nullcontext():
@@ -191,6 +202,7 @@ class Trainer:
         return -numbers[name] if name in self._task.higher_is_better else numbers[name]
 
     def _save(self, step: int) -> None:
+        self._join()
         if self._chief:
             self._checkpoints.save(step)
 

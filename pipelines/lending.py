@@ -1,0 +1,90 @@
+"""Workers and parameter servers lend a chief their devices, as long as it is there."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+
+from pipelines.cluster import Cluster
+from pipelines.errors import LostWorker
+from pipelines.meeting import listener
+from serving.model_server.quiet import import_tensorflow
+
+_PAUSE = 0.2  # seconds between two attempts to find others
+_LOOK = 1.0  # seconds between two looks at a chief that is there
+_SILENCE = 30.0  # seconds after which a chief that does not answer is taken for gone
+
+
+def find(cluster: Cluster, timeout: float) -> None:
+    """Returns once every process of `cluster.others` listens.
+
+    Args:
+        cluster: As the chief sees it.
+        timeout: Seconds to wait.
+
+    Raises:
+        LostWorker: If somebody does not listen; names who.
+    """
+    _wait_for(cluster.others, timeout)
+
+
+def lend(cluster: Cluster, timeout: float) -> None:
+    """Does what the chief asks for, until the chief ends.
+
+    Args:
+        cluster: As a worker or a parameter server sees it.
+        timeout: Seconds to wait for the chief.
+
+    Raises:
+        UsageError: If this process's port is in use, or there are too few GPUs.
+        LostWorker: If the chief does not come.
+    """
+    listener(cluster).close()
+    import_tensorflow()
+    from pipelines.strategies import serve
+
+    server = serve(cluster)  # as long as it is held
+    chief = cluster.others[cluster.chief]
+    _wait_for({cluster.chief: chief}, timeout)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the chief may need this process to save
+    _stay_with(chief)
+    del server
+
+
+def _wait_for(others: dict[str, str], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while missing := {name: at for name, at in others.items() if not _listens(at)}:
+        if time.monotonic() >= deadline:
+            who = ", ".join(f"{name} at {address}" for name, address in missing.items())
+            raise LostWorker(f"did not come: {who}")
+        time.sleep(_PAUSE)
+
+
+def _stay_with(address: str) -> None:
+    heard, refused = time.monotonic(), False
+    while time.monotonic() - heard < _SILENCE:
+        time.sleep(_LOOK)
+        try:
+            _connect(address)
+            heard, refused = time.monotonic(), False
+        except ConnectionRefusedError:
+            if refused:  # by a machine without that process
+                return
+            refused = True
+        except OSError:
+            refused = False
+
+
+def _listens(address: str) -> bool:
+    try:
+        _connect(address)
+        return True
+    except OSError:
+        return False
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), _SILENCE / 3).close()
