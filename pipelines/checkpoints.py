@@ -13,8 +13,6 @@ from keras_models.tasks.task import Task
 
 # What TensorFlow raises for a checkpoint that is torn or gone.
 _UNREADABLE = (tf.errors.OpError, IndexError)
-# This process writes, wherever the variables are.
-_HERE = tf.train.CheckpointOptions(experimental_io_device="CPU:0")
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -52,7 +50,7 @@ class Checkpoints:
             CheckpointNotSaved: On a full disk, say.
         """
         with _told(step, self._folder):
-            self._manager.save(step, options=_HERE)
+            self._manager.save(step, options=_here())
 
     def restore_latest(self) -> list[str]:
         """Restores the last checkpoint that is whole, all of it; nothing where none was saved.
@@ -68,7 +66,7 @@ class Checkpoints:
         for path in reversed(self._manager.checkpoints):
             try:
                 _require_same_model(path, self._weights)
-                self._checkpoint.restore(path).assert_consumed()
+                self._checkpoint.restore(path, _here()).assert_consumed()
                 return passed_over
             except _UNREADABLE as error:
                 passed_over.append(f"{path} cannot be read: {error}")
@@ -98,7 +96,7 @@ def write_weights(weights: Mapping[str, tf.Variable], folder: Path, step: int) -
         CheckpointNotSaved: On a full disk, say.
     """
     with _told(step, folder):
-        tf.train.Checkpoint(weights=dict(weights)).write(str(folder / f"ckpt-{step}"), _HERE)
+        tf.train.Checkpoint(weights=dict(weights)).write(str(folder / f"ckpt-{step}"), _here())
 
 
 def read_weights(weights: Mapping[str, tf.Variable], path: Path) -> None:
@@ -110,7 +108,7 @@ def read_weights(weights: Mapping[str, tf.Variable], path: Path) -> None:
     """
     try:
         _require_same_model(path, weights)
-        tf.train.Checkpoint(weights=dict(weights)).read(str(path)).assert_consumed()
+        tf.train.Checkpoint(weights=dict(weights)).read(str(path), _here()).assert_consumed()
     except _UNREADABLE as error:
         raise DamagedCheckpoint(f"{path} must be whole. Received: {_first_line(error)}") from error
 
@@ -133,6 +131,12 @@ def _require_same_model(path: Path, weights: Mapping[str, tf.Variable]) -> None:
             f"{path} must be a checkpoint of this model. Received another one's: "
             f"{'; '.join(differing)}."
         )
+
+
+def _here() -> tf.train.CheckpointOptions:
+    """Returns that this process is to read and write, wherever the variables are."""
+    with tf.device("CPU:0"):
+        return tf.train.CheckpointOptions(experimental_io_device=tf.constant(0).device)
 
 
 @contextmanager

@@ -97,7 +97,11 @@ def _parameter_server(cluster: Cluster) -> tf.distribute.Strategy:
         task_id=cluster.index,
         rpc_layer="grpc",
     )
-    return tf.distribute.ParameterServerStrategy(resolver)
+    strategy = tf.distribute.ParameterServerStrategy(resolver)
+    # Else each worker would make all tables of the task from files of the run, which it need not
+    # see: no step looks anything up.
+    strategy.extended._resource_creator_scope = lambda: None
+    return strategy
 
 
 def _tpu() -> tf.distribute.Strategy:

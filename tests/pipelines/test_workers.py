@@ -51,6 +51,7 @@ SIZES = [f"--{part}.{name}={x}" for part, fields in FIELDS.items() for name, x i
 LINE = [JOB, "--data.train", "toy.tsv", "--train.no_jit_compile", *SIZES]
 COMMAND = [sys.executable, "-m", "pipelines.cli", "run", *LINE]
 TWO = ["--strategy", "multi_worker", "--workers", "2"]
+SERVED = ["--strategy", "parameter_server"]
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +289,94 @@ def test_a_worker_of_another_configuration_fails_all(place, prepared, cluster):
         chief.kill()
     assert worker.returncode == 2
     assert "train.seed: 1 there, 7 asked for" in told
+
+
+@pytest.mark.slow
+def test_one_worker_with_parameter_servers_does_what_one_process_does(place, alone):
+    with start(place, "one-served", *SERVED, "--workers", "1", "--servers", "2") as run:
+        read_until(run, "train: on parameter_server, 1 worker and 2 servers, global batch 56")
+        read_until(run, "train: done")
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=60)
+    assert_same(place / "one-served", alone)
+
+
+def losses(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_parameter_servers_is_replaced_and_the_other_goes_on(place):
+    with start(place, "replaced", *SERVED, "--workers", "2") as run:
+        read_until(run, "step 10 of")
+        os.kill(workers(run)[2], signal.SIGKILL)
+        told = run.communicate()[1]
+    assert run.returncode == 0, told
+    assert "worker 0 was ended by SIGKILL; starting it again" in told
+    assert "going on from step" not in told
+    found = losses(place / "replaced")
+    assert len(found) == STEPS
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("index", "name"), [(0, "chief 0"), (1, "ps 0")])
+def test_a_killed_server_or_chief_restarts_all_from_the_last_checkpoint(place, index, name):
+    folder = name.replace(" ", "-")
+    with start(place, folder, *SERVED, "--workers", "2") as run:
+        read_until(run, "step 10 of")
+        os.kill(workers(run)[index], signal.SIGKILL)
+        told = run.communicate()[1]
+    assert run.returncode == 0, told
+    assert f"{name} was ended by SIGKILL; starting all again from the last checkpoint" in told
+    assert re.search(r"train: going on from step (8|12)\n", told)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_what_parameter_servers_hold(place):
+    with start(place, "served-terminated", *SERVED, "--workers", "2") as run:
+        read_until(run, "step 10 of")
+        run.terminate()
+        told = run.communicate()[1]
+    assert run.returncode == 143, told
+    (step,) = re.findall(r"stopped at step (\d+) of 40; the same command goes on from", told)
+    with start(place, "served-terminated", "--strategy", "one_device") as run:
+        assert f"train: going on from step {step}\n" in run.communicate()[1]
+    assert run.returncode == 0
+
+
+@pytest.mark.slow
+def test_who_lends_a_chief_its_devices_needs_no_folder_and_ends_when_the_chief_does(
+    place, prepared, tmp_path
+):
+    with ExitStack() as free:
+        three = [free.enter_context(socket.create_server(("", 0))) for _ in range(3)]
+        ports = [f"localhost:{each.getsockname()[1]}" for each in three]
+    addresses = {role: [at] for role, at in zip(("chief", "ps", "worker"), ports, strict=True)}
+    (tmp_path / "toy.tsv").touch()
+    with (
+        start(tmp_path, "none", *SERVED, TF_CONFIG=tf_config(addresses, "ps", 0)) as server,
+        start(tmp_path, "none", *SERVED, TF_CONFIG=tf_config(addresses, "worker", 0)) as worker,
+        start(place, prepared("led"), *SERVED, TF_CONFIG=tf_config(addresses, "chief", 0)) as chief,
+    ):
+        told = chief.communicate()[1]
+        assert chief.returncode == 0, told
+        for lender in (server, worker):
+            told = lender.communicate(timeout=20)[1]
+            assert lender.returncode == 0, told
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.tsv"]
+
+
+@pytest.mark.slow
+def test_parameter_servers_refuse_to_carry_a_state_from_chunk_to_chunk(place):
+    (place / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 300)
+    line = "run char_lm --quick --data.train text.txt --strategy parameter_server --workers 1"
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *line.split(), "--folder", "chunks"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "must have examples by themselves" in done.stderr
