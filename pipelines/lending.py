@@ -45,11 +45,10 @@ def lend(cluster: Cluster, timeout: float) -> None:
     from pipelines.strategies import serve
 
     server = serve(cluster)  # as long as it is held
-    chief = cluster.others[cluster.chief]
-    _wait_for({cluster.chief: chief}, timeout)
+    _wait_for({cluster.chief: cluster.others[cluster.chief]}, timeout)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the chief may need this process to save
-    _stay_with(chief)
+    stay_with_chief(cluster)
     del server
 
 
@@ -62,7 +61,9 @@ def _wait_for(others: dict[str, str], timeout: float) -> None:
         time.sleep(_PAUSE)
 
 
-def _stay_with(address: str) -> None:
+def stay_with_chief(cluster: Cluster) -> None:
+    """Returns when the chief, which was there, is gone."""
+    address = cluster.others[cluster.chief]
     heard, refused = time.monotonic(), False
     while time.monotonic() - heard < _SILENCE:
         time.sleep(_LOOK)

@@ -197,7 +197,7 @@ def _cluster(options: Options) -> Cluster | None:
     cluster = Cluster.of_environment()
     if cluster is None and options.workers < _LEAST_WORKERS[strategy]:
         raise UsageError(
-            f"The strategy {strategy!r} must have {_LEAST_WORKERS[strategy]} workers at least: "
+            f"The strategy {strategy!r} must have {_LEAST_WORKERS[strategy]} or more workers: "
             "--workers 2 starts them on this machine; on others, each process finds the cluster "
             f"in TF_CONFIG. Received: --workers {options.workers}, and no TF_CONFIG"
         )

@@ -84,6 +84,8 @@ def serve(cluster: Cluster) -> tf.distribute.Server:
     own = _own(cluster, len(tf.config.list_physical_devices("GPU")))
     config = tf.compat.v1.ConfigProto(device_count={"GPU": len(own)})
     config.gpu_options.visible_device_list = ",".join(map(str, own))
+    # A server must be able to wait on behalf of every worker at once.
+    config.inter_op_parallelism_threads = max(os.cpu_count(), cluster.workers + 1)
     spec = tf.train.ClusterSpec(dict(cluster.addresses))
     return tf.distribute.Server(spec, cluster.role, cluster.index, "grpc", config)
 

@@ -98,7 +98,13 @@ REFUSED = {
     f"run {JOB} --data.validation mine.tsv": "`validation` and `test` go with a `train` file",
     f"run {JOB} --train.steps": "--train.steps",
     # Strategies.
-    f"run {JOB} --workers 2": "`workers` goes with the strategy 'multi_worker'",
+    f"run {JOB} --workers 2": "`workers` goes with the strategies 'multi_worker' and 'para",
+    f"run {JOB} --strategy multi_worker --workers 2 --servers 2": "`servers` goes with the strat",
+    f"run {JOB} --strategy parameter_server": "must have 1 or more workers: --workers 2 starts",
+    f"run {JOB} --strategy parameter_server --workers 2 --profile 9": "`profile` must go with anot",
+    f"run {JOB} --strategy parameter_server --workers 2 --train.precision float16": (
+        "must have --train.precision float32 or bfloat16"
+    ),
     f"run {JOB} --strategy multi_worker": "--workers 2 starts them on this machine",
     f"run {JOB} --strategy multi_worker --workers 1": "Received: --workers 1, and no TF_CONFIG",
     f"run {JOB} --data.service two": "a number in 1 … 99, of processes to start, or grpc://HOST",

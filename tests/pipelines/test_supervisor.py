@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-# Runs a supervisor of two workers whose program is the rest of the command line.
+# Runs a supervisor of two workers whose program is given, and the role that is replaced, if any.
 SUPERVISOR = """
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipelines.folder import RunFolder
 from pipelines.supervisor import supervise
 
 with RunFolder(Path("run")).in_use() as folder:
-    sys.exit(supervise([sys.executable, "-c", sys.argv[1]], folder, {"worker": 2}))
+    sys.exit(supervise([sys.executable, "-c", sys.argv[1]], folder, {"worker": 2}, *sys.argv[2:]))
 """
 # What the programs begin with: `me`, how often it was `started`, `checkpoint()`.
 BEGINNING = """
@@ -47,11 +47,11 @@ def start(tmp_path):
     """Returns a supervisor's process; its workers run this program."""
     running = []
 
-    def of(program):
+    def of(program, *replaced):
         program = BEGINNING + textwrap.dedent(program)
         running.append(
             subprocess.Popen(
-                [sys.executable, "-c", SUPERVISOR, program],
+                [sys.executable, "-c", SUPERVISOR, program, *replaced],
                 cwd=tmp_path,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdout=subprocess.PIPE,
@@ -71,8 +71,8 @@ def start(tmp_path):
 def supervised(start, tmp_path):
     """Returns what became of it."""
 
-    def of(program):
-        process = start(program)
+    def of(program, *replaced):
+        process = start(program, *replaced)
         out, err = process.communicate(timeout=60)
         counts = [int((tmp_path / f"started-{index}").read_text()) for index in (0, 1)]
         return SimpleNamespace(code=process.returncode, out=out, err=err, starts=counts)
@@ -102,6 +102,28 @@ def test_when_one_is_lost_all_start_again(supervised, lost, how):
     how = "was ended by SIGKILL" if how == "die()" else "missed another process"
     told = f"transduce: worker {lost} {how}; starting all again from the last checkpoint\n"
     assert done.err == told
+
+
+def test_one_whom_the_others_go_on_without_is_replaced_alone(supervised):
+    """Where it was: it has the same configuration."""
+    done = supervised(
+        """
+        mine = pathlib.Path(f"config-{me}")
+        if started == 1:
+            mine.write_text(os.environ["TF_CONFIG"])
+        elif mine.read_text() != os.environ["TF_CONFIG"]:
+            sys.exit(1)
+        if me == 1 and started == 1: die()
+        if me == 1: wait_for_ever()
+        print("started", flush=True)
+        while other.read_text() != "2": time.sleep(0.01)
+        counter.write_text("2")
+        time.sleep(0.5)
+        """,
+        "worker",
+    )
+    assert (done.code, done.starts, done.out) == (0, [2, 2], "started\n")
+    assert done.err == "transduce: worker 1 was ended by SIGKILL; starting it again\n"
 
 
 def test_losses_without_a_new_checkpoint_are_limited_and_told_with_the_last_lines(supervised):

@@ -293,8 +293,10 @@ def test_a_worker_of_another_configuration_fails_all(place, prepared, cluster):
 
 @pytest.mark.slow
 def test_one_worker_with_parameter_servers_does_what_one_process_does(place, alone):
-    with start(place, "one-served", *SERVED, "--workers", "1", "--servers", "2") as run:
-        read_until(run, "train: on parameter_server, 1 worker and 2 servers, global batch 56")
+    options = [*SERVED, "--workers", "1", "--servers", "2", "--train.jit_compile"]
+    with start(place, "one-served", *options) as run:
+        told = "train: on parameter_server, 1 worker and 2 servers, global batch 56 tokens, float32"
+        read_until(run, f"{told}, XLA")
         read_until(run, "train: done")
         run.send_signal(signal.SIGINT)
         run.communicate(timeout=60)
