@@ -1,6 +1,6 @@
 """Training steps of two workers with a core each, beside one worker with one core.
 
-    python -m benchmarks.scaling [--examples N ...]
+    python -m benchmarks.scaling [--examples N ...] [--rounds N]
 
 Model, optimizer and clipping are those of the job `g2p_transducer`, on synthetic symbols; dropout
 is off, so that losses can be compared: they are first. Then are timed, in turns:
@@ -26,13 +26,14 @@ import numpy as np
 
 INPUTS, OUTPUTS, WIDTH = 31, 40, 8  # symbols, and the length of the longest
 TOLERANCE = 1e-4
-STEPS, ROUNDS = 5, 10
+STEPS = 5  # in a round
 
 
 def main():
     """Compares losses, prints a table and, last, a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", nargs="+", type=int, default=[64, 320], help="in a batch")
+    parser.add_argument("--rounds", type=int, default=10, help="of five steps of each side")
     parser.add_argument("--worker", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -40,7 +41,7 @@ def main():
         return
     rows = []
     for examples in options.examples:
-        seconds = compare(examples)
+        seconds = compare(examples, options.rounds)
         for peer, what in (("one", "the batch alone"), ("half", "half of it alone")):
             print(
                 f"{examples} examples: {what} {seconds[peer] * 1e3:.1f} ms, two workers "
@@ -57,8 +58,8 @@ def main():
     print(json.dumps({"rows": rows}))
 
 
-def compare(examples):
-    """Returns the seconds of a step of each side."""
+def compare(examples, rounds):
+    """Returns the seconds of a step of each side, the median of so many rounds."""
     with ExitStack() as processes:
         sides = {
             "one": [processes.enter_context(start(0, examples))],
@@ -72,7 +73,7 @@ def compare(examples):
         if not np.isclose(losses["one"], losses["two"], rtol=TOLERANCE):
             raise SystemExit(f"Losses must be the same. Received: {losses}")
         seconds = {name: [] for name in sides}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, workers in sides.items():
                 seconds[name].append(ask(workers)[1])
         for workers in sides.values():

@@ -1,6 +1,6 @@
 """Training of the grapheme-to-phoneme transducer, beside the same model in PyTorch.
 
-    python -m benchmarks.train_step [--quick] [--sides NAME ...] [--cases KIND ...]
+    python -m benchmarks.train_step [--quick] [--sides NAME ...] [--cases KIND ...] [--rounds N]
 
 Model, optimizer and clipping are those of the job `g2p_transducer`; both sides start from the same
 weights and get the same batches, of synthetic symbols in words of a dictionary's lengths. PyTorch
@@ -25,12 +25,13 @@ SIDES = {"ours": None, "torchaudio": TORCH}
 # Padded input symbols in a batch, and the widths of inputs and outputs in each.
 TOKENS, WIDTHS = 2560, [(5, 5), (6, 6), (7, 7), (8, 8), (10, 10), (14, 13)]
 INPUTS, OUTPUTS = 31, 40
-_ROUNDS = 15
 
 
 def main():
     """Compares both sides, prints a table and, last, a line of JSON."""
-    options = parser(__doc__, SIDES, ["step", "loop"]).parse_args()
+    arguments = parser(__doc__, SIDES, ["step", "loop"])
+    arguments.add_argument("--rounds", type=int, default=15, help="of all sides")
+    options = arguments.parse_args()
     sides = [
         Side(
             name,
@@ -41,7 +42,7 @@ def main():
         )
         for name, python in pythons(SIDES, options.sides).items()
     ]
-    tokens = 64 if options.quick else TOKENS
+    tokens, rounds = (64, 3) if options.quick else (TOKENS, options.rounds)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         batches = _batches(tokens)
@@ -49,7 +50,7 @@ def main():
             chosen = range(len(batches)) if kind == "loop" else [2]
             arrays = {f"{name}_{n}": x for n, i in enumerate(chosen) for name, x in batches[i]}
             examples = sum(len(array) for name, array in arrays.items() if "inputs" in name)
-            seconds = _compare(sides, kind, arrays, Path(folder), 3 if options.quick else _ROUNDS)
+            seconds = _compare(sides, kind, arrays, Path(folder), rounds)
             if seconds:
                 rows += _rows(kind, examples, seconds)
     for side in sides:

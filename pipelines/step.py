@@ -165,6 +165,9 @@ class TrainStep:
         )
         # Across replicas: the branches hold updates of the variables of all of them.
         tf.cond(finite, lambda: self._update(reduced, step), lambda: tf.constant(False))
+        if self._carried:  # the text goes on, though a loss scale may have been too high
+            known = tf.math.is_finite(loss)
+            tf.cond(known, lambda: self._carry(reduced), lambda: tf.constant(False))
         totals = self._totals(group, loss, weight, finite)
         if self._scale is not None:
             self._scale.update(finite)
@@ -229,16 +232,19 @@ class TrainStep:
                 variable.assign_sub(variable * self._config.weight_decay * rate)
             self.optimizer.update_step(gradient, variable, rate)
 
-        def carry(variable, value):
-            variable.assign(tf.cast(value, variable.dtype))
-
         for variable, gradient in zip(self._variables, reduced.gradients, strict=True):
             self._strategy.extended.update(variable, update, args=(gradient, rate), group=False)
-        for variable, value in zip(self._carried, reduced.carried, strict=True):
-            self._strategy.extended.update(variable, carry, args=(value,), group=False)
         self.optimizer.iterations.value.assign_add(1)  # Keras's own would read, add and write
         if self.average is not None:
             self.average.update(self._strategy, self.optimizer.iterations.value)
+        return tf.constant(True)
+
+    def _carry(self, reduced: _Reduced) -> tf.Tensor:
+        def carry(variable, value):
+            variable.assign(tf.cast(value, variable.dtype))
+
+        for variable, value in zip(self._carried, reduced.carried, strict=True):
+            self._strategy.extended.update(variable, carry, args=(value,), group=False)
         return tf.constant(True)
 
     def _rate(self, step: tf.Tensor) -> tf.Tensor:

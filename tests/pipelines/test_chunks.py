@@ -177,6 +177,32 @@ def test_replicas_carry_what_one_does(build, store, replicas, changed):
     np.testing.assert_allclose(other[2], one[2], rtol=1e-5)
 
 
+@pytest.fixture(params=["bfloat16", "float16"])
+def precision(request):
+    """What layers compute in, inside a test."""
+    keras.config.set_dtype_policy(f"mixed_{request.param}")
+    yield request.param
+    keras.config.set_dtype_policy("float32")
+
+
+def test_what_is_carried_in_mixed_precision_is_near_that_of_float32(build, store, precision):
+    """On two replicas, too; though a loss scale that is too high at first skips steps."""
+    given = batches(store, 3)
+    several = strategies.mirrored(tf.config.list_logical_devices("CPU")[:2])
+    still = {"learning_rate": 1e-12}
+    found = [
+        stepped(build, given, where, precision=precision, **still) for where in (None, several)
+    ]
+    keras.config.set_dtype_policy("float32")
+    _, right, losses = stepped(build, given, **still)
+    for _, carried, its_losses in found:
+        for own, other in zip(carried, right, strict=True):
+            np.testing.assert_allclose(own, other, atol=0.02)
+        for own, other in zip(its_losses, losses, strict=True):
+            assert own in (0.0, pytest.approx(other, rel=0.02))
+        assert its_losses[-1] or precision == "float16"
+
+
 def test_the_batches_of_a_step_go_on_from_one_another(build, store):
     given = batches(store, 4)
     _, carried, _ = stepped(build, given, learning_rate=1e-12)

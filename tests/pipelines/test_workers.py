@@ -100,8 +100,12 @@ def alone(place):
 
 def weights(folder, step=STEPS):
     reader = tf.train.load_checkpoint(str(folder / "checkpoints" / f"ckpt-{step}"))
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("weights/")]
-    assert len(names) > 10
+    names = [
+        name
+        for name in reader.get_variable_to_shape_map()
+        if name.startswith(("weights/", "carried/"))
+    ]
+    assert len(names) >= 10
     return {name: reader.get_tensor(name) for name in names}
 
 
@@ -289,6 +293,32 @@ def test_a_worker_of_another_configuration_fails_all(place, prepared, cluster):
         chief.kill()
     assert worker.returncode == 2
     assert "train.seed: 1 there, 7 asked for" in told
+
+
+CHUNKED = """char_lm --data.train text.txt --data.batch_size 7 --task.chunk 8 --model.units 11
+    --model.layers 2 --model.embedding_units 5 --model.dropout 0 --train.steps 40
+    --train.optimizer sgd --train.beta_1 0 --train.warmup_steps 4 --train.learning_rate 0.2
+    --train.log_every 1 --train.evaluate_every 100 --train.checkpoint_every 4
+    --train.no_jit_compile""".split()
+
+
+@pytest.mark.slow
+def test_workers_carry_a_state_from_chunk_to_chunk_as_one_process_does(place):
+    """Each its part of seven rows, also after all were started again."""
+    (place / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
+    command = [sys.executable, "-m", "pipelines.cli", "run", *CHUNKED]
+    for folder, options in (("rows", ["--strategy", "one_device"]), ("rows-of-two", TWO)):
+        with subprocess.Popen(
+            [*command, "--folder", folder, *options], cwd=place, stderr=subprocess.PIPE, text=True
+        ) as run:
+            if options is TWO:
+                read_until(run, "step 10 of")
+                os.kill(workers(run)[1], signal.SIGKILL)
+                read_until(run, "train: going on from step")
+            read_until(run, "train: done")
+            run.send_signal(signal.SIGINT)
+            run.communicate(timeout=60)
+    assert_same(place / "rows-of-two", place / "rows")
 
 
 @pytest.mark.slow
