@@ -142,25 +142,31 @@ def permuted(places: tf.Tensor, sizes: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
 
     Args:
         places: `[B]` int64, in 0 … size - 1.
-        sizes: `[B]` int64, or one for all, less than 2³².
-        keys: `[B]` uint64, or one for all.
+        sizes: `[B]` int64, or one for all, less than 2³¹.
+        keys: `[B]` uint64, or one for all; places of another size have another key.
 
     Reference: Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card Shuffle" (2012).
     """
     few, which = tf.unique(keys)  # the same for all of an epoch
     numbers = tf.range(1, 3 * _ROUNDS + 1, dtype=tf.int64)
     random = tf.bitcast(mixed(few, numbers[:, tf.newaxis]), tf.int64)
+    # Half as wide, numbers are gone through several times as fast.
+    pairing, factor, summand = tf.split(tf.bitwise.right_shift(random, 32), 3)
+    size = tf.broadcast_to(sizes, tf.shape(which))
+    pairing = _scaled(pairing, tf.math.unsorted_segment_max(size, which, tf.size(few)))
+    pairing, factor, summand, places, sizes = (
+        tf.cast(each, tf.int32) for each in (pairing, factor | 1, summand, places, sizes)
+    )
     for n in range(_ROUNDS):
-        pairing, factor, summand = (tf.gather(random[3 * n + k], which) for k in range(3))
-        others = _scaled(pairing, sizes) - places
+        a, b, c = (tf.gather(each[n], which) for each in (pairing, factor, summand))
+        others = a - places
         others = tf.where(others < 0, others + sizes, others)
-        bits = tf.maximum(places, others) * (factor | 1) + summand < 0
-        places = tf.where(bits, others, places)
-    return places
+        places = tf.where(tf.maximum(places, others) * b + c < 0, others, places)
+    return tf.cast(places, tf.int64)
 
 
 def _scaled(random: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Returns random bits as a number in 0 … size - 1, sizes being less than 2³²."""
+    """Returns random bits as a number in 0 … size - 1, sizes being less than 2³¹."""
     return tf.bitwise.right_shift((random & 0x7FFFFFFF) * sizes, 31)
 
 
