@@ -8,7 +8,8 @@ in a random order, another one in each epoch, and make batches that are padded t
 process, and in two workers. First the examples of an epoch are compared, then batches are timed in
 turns, for 10,000 examples, 100,000 and 1,000,000: the cost of an example should not grow.
 
-At last the training step of the job `g2p_transducer --quick` says how much it waits.
+At last the training loop of the job `g2p_transducer --quick` says how much it waits and how many
+examples it takes a second, of 20,000 and of 200,000.
 """
 
 import json
@@ -25,6 +26,7 @@ SIDES = {"ours": None, "torch_0": _TORCH, "torch_2": _TORCH}
 WIDTHS = [(5, 5), (6, 6), (7, 7), (8, 8), (10, 10), (14, 14)]
 SIZES = [2560 // width for width, _ in WIDTHS]
 COUNTS, QUICK_COUNTS = [10_000, 100_000, 1_000_000], [2_000, 4_000]
+TRAINED = [20_000, 200_000]
 _ROUNDS = 9
 
 
@@ -53,7 +55,8 @@ def main():
             costs[count] = seconds.get("ours")
         rows += _rows("images", _seconds(sides, "images", _images(counts[0]), Path(folder), rounds))
         rows += _growth(costs)
-        rows += _training([side for side in sides if side.name == "ours"], Path(folder))
+        ours = [side for side in sides if side.name == "ours"]
+        rows += _training(ours, Path(folder), counts[:1] if options.quick else TRAINED)
     for side in sides:
         side.close()
     print(json.dumps({"rows": rows}))
@@ -145,19 +148,32 @@ def _growth(costs):
     return [{"case": "growth", "ours": costs[many], "peer": costs[few], "ratio": ratio}]
 
 
-def _training(sides, folder):
-    """Returns the speed of the input beside that of the training step, and prints the waiting."""
+def _training(sides, folder, counts):
+    """Returns what the training step waits, and how its speed depends on the number of examples."""
     path, tiny, found = (str(folder / f"{name}.npz") for name in ("training", "tiny", "results"))
-    np.savez(path, **_words(20_000))
     np.savez(tiny, **_words(2))
+    rows, rates = [], {}
     for side in sides:
-        side.ask("load", kind="training", path=path, tiny=tiny)
-        side.ask("results", path=found)
-        with np.load(found) as results:
-            waiting, rate = results["losses"].tolist()
-        print(f"training: {rate:,.0f} examples a second, waiting {waiting:.2%} of the time")
-        return [{"case": "training waits", "ours": waiting, "peer": 1.0, "ratio": 1 / waiting}]
-    return []
+        for count in counts:
+            np.savez(path, **_words(count))
+            side.ask("load", kind="training", path=path, tiny=tiny)
+            side.ask("results", path=found)
+            with np.load(found) as results:
+                waiting, rates[count] = results["losses"].tolist()
+            case = f"training {count}"
+            print(f"{case:16} {rates[count]:,.0f} a second, waiting {waiting:.2%} of the time")
+            rows.append({"case": case, "ours": waiting, "peer": 1.0, "ratio": 1 / waiting})
+        few, many = min(rates), max(rates)
+        if few < many:
+            ratio = rates[many] / rates[few]
+            print(
+                f"training takes {1 / ratio:.2f} times as long an example of {many:,} as of {few:,}"
+            )
+            case = "growth of training"
+            rows.append(
+                {"case": case, "ours": 1 / rates[many], "peer": 1 / rates[few], "ratio": ratio}
+            )
+    return rows
 
 
 if __name__ == "__main__":
