@@ -1,8 +1,10 @@
 """Batches of a tf.data service are those of this process, whoever of its workers ends."""
 
 import os
+import re
 import shutil
 import signal
+import subprocess
 import time
 from contextlib import ExitStack, closing
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipelines.cluster import command
 from pipelines.errors import UsageError
 from pipelines.input import training_batches, write_examples
 from pipelines.served import ServedBatches
@@ -126,6 +129,28 @@ def test_a_worker_that_does_nothing_is_waited_for_so_long_and_taken_back(workers
         time.sleep(0.05)  # a training is slower than what makes its batches
         done += 1
     assert "gives batches again" in told[2]
+
+
+@pytest.mark.slow
+def test_a_dispatcher_that_is_killed_is_named_and_batches_go_on(served, batches):
+    with ExitStack() as processes:
+
+        def run(*options):
+            line = command(["serve_data", *options])
+            process = processes.enter_context(subprocess.Popen(line, stdout=-1, text=True))
+            processes.callback(process.kill)
+            return process, process.stdout.readline()
+
+        dispatcher, told = run()
+        (address,) = re.findall(rf"{SCHEME}(\S+)", told)
+        run("--join", SCHEME + address)
+        made, told = served(batches, Service(address))
+        assert_next(made, batches, 0, 10)
+        dispatcher.kill()
+        begun = time.monotonic()
+        assert_next(made, batches, 10, 2 * COUNT)
+        assert time.monotonic() - begun < 30
+    assert f"the dispatcher at {address} does not answer" in told[1]
 
 
 def test_readers_that_share_a_name_each_take_every_batch(within, served, batches):
