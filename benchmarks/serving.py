@@ -37,7 +37,7 @@ SIDES = {
     "empty_grpc": ("grpc", None),
     "empty_grpc_aio": ("grpc", None),
     "litserve": ("json", ["litserve==0.2.19", _TENSORFLOW]),
-    "bentoml": ("json", ["bentoml==1.4.40", _TENSORFLOW]),
+    "bentoml": ("json", ["bentoml==1.4.39", _TENSORFLOW]),
     "ray_serve": ("json", ["ray[serve]==2.60.0", _TENSORFLOW]),
     "mlserver": ("v2", ["mlserver==1.7.1", _TENSORFLOW]),
     "pytriton": ("v2", ["nvidia-pytriton==0.7.0", _TENSORFLOW]),
