@@ -7,10 +7,15 @@ where letters stand before the last axis, and of one step, `scan` asks for:
     coefficients(saved, before, after)         … what `backward` needs
     transposed()                               the kernels to go backward with
     backward(coefficients, gradient, kernels)  gradients of the gates, and of the state before
-    gradients(saved, before, after, d_gates)   … gradients of what was projected, and of the weights
+    gradients(inputs, saved, before, after, d_gates)
+                                               … gradients of what was projected, of the kernel
+                                               that multiplies the inputs, and of the weights
 
 `saves` and `gates` count the parts, `[B, D]` each, of what is saved and of the gates' gradients.
-`cudnn_mode` is the name that cuDNN has for the same recurrence, if it has it.
+`cudnn_mode` is the name that cuDNN has for the same recurrence, if it has it. `in_place` says
+whether, step by step, what is saved overwrites `projected`, and the gates' gradients overwrite the
+first coefficient. Both must be as wide, and XLA must not join such a reading to the writing, which
+would have it copy the whole sequence at every step.
 
 A step backward is linear in the gradient that comes from the step after it, so its coefficients
 need nothing of later steps and are not computed inside the loop.
@@ -47,7 +52,7 @@ class LSTMCell:
     and the product of `h` with the recurrent kernel `[D, 4D]`.
     """
 
-    saves, gates = 4, 4
+    saves, gates, in_place = 4, 4, True
     cudnn_mode = "lstm"
 
     def __init__(self, recurrent_kernel, kept=None):
@@ -87,9 +92,10 @@ class LSTMCell:
         d_gates = of_gates * tf.concat([d_cell, d_cell, d_cell, gradient.hidden], axis=-1)
         return d_gates, LSTMState(_back(d_gates, kernel, self._kept), of_cell * d_cell)
 
-    def gradients(self, saved, before, after, d_gates):
-        """Returns `dz` itself and the recurrent kernel's gradient."""
-        return d_gates, [_kernel_gradient(before.hidden, d_gates, self._kept)]
+    def gradients(self, inputs, saved, before, after, d_gates):
+        """Returns `dz` itself and both kernels' gradients."""
+        d_kernel, d_recurrent = _kernel_gradients(inputs, before.hidden, d_gates, self._kept)
+        return d_gates, d_kernel, [d_recurrent]
 
 
 class PeepholeLSTMCell(LSTMCell):
@@ -99,7 +105,7 @@ class PeepholeLSTMCell(LSTMCell):
     the peepholes are p_i, p_f, p_o, `[3, D]`.
     """
 
-    cudnn_mode = None
+    cudnn_mode, in_place = None, False
 
     def __init__(self, recurrent_kernel, peepholes, kept=None):
         super().__init__(recurrent_kernel, kept)
@@ -126,11 +132,11 @@ class PeepholeLSTMCell(LSTMCell):
         d_before = of_cell * d_cell + of_i * d_i + of_f * d_f
         return d_gates, LSTMState(_back(d_gates, kernel, self._kept), d_before)
 
-    def gradients(self, saved, before, after, d_gates):
-        d_gates, d_weights = super().gradients(saved, before, after, d_gates)
+    def gradients(self, inputs, saved, before, after, d_gates):
+        d_gates, d_kernel, d_weights = super().gradients(inputs, saved, before, after, d_gates)
         d_i, d_f, _, d_o = tf.split(d_gates, 4, axis=-1)
         d_peepholes = [d_i * before.cell, d_f * before.cell, d_o * after.cell]
-        return d_gates, [*d_weights, tf.stack([_sum(d) for d in d_peepholes])]
+        return d_gates, d_kernel, [*d_weights, tf.stack([_sum(d) for d in d_peepholes])]
 
 
 class GRUCell:
@@ -143,7 +149,7 @@ class GRUCell:
     kernel `[D, 3D]`, with a bias `[3D]` of its own.
     """
 
-    saves, gates = 4, 4
+    saves, gates, in_place = 4, 4, False
     cudnn_mode = "gru"
 
     def __init__(self, recurrent_kernel, recurrent_bias, kept=None):
@@ -177,11 +183,12 @@ class GRUCell:
         d_product = _back(_of_product(d_gates), kernel, self._kept)
         return d_gates, HiddenState(of_hidden * gradient.hidden + d_product)
 
-    def gradients(self, saved, before, after, d_gates):
+    def gradients(self, inputs, saved, before, after, d_gates):
         d_z, d_r, _, d_g = tf.split(d_gates, 4, axis=-1)
-        d_product = _of_product(d_gates)
-        d_kernel = _kernel_gradient(before.hidden, d_product, self._kept)
-        return tf.concat([d_z, d_r, d_g], axis=-1), [d_kernel, _sum(d_product)]
+        d_projected, d_product = tf.concat([d_z, d_r, d_g], axis=-1), _of_product(d_gates)
+        d_kernel = _kernel_gradient(inputs, d_projected)
+        d_recurrent = _kernel_gradient(_dropped(before.hidden, self._kept), d_product)
+        return d_projected, d_kernel, [d_recurrent, _sum(d_product)]
 
 
 class ResetBeforeGRUCell:
@@ -191,7 +198,7 @@ class ResetBeforeGRUCell:
     one after the other.
     """
 
-    saves, gates = 3, 3
+    saves, gates, in_place = 3, 3, False
     cudnn_mode = None
 
     def __init__(self, recurrent_kernel, kept=None):
@@ -231,20 +238,22 @@ class ResetBeforeGRUCell:
         d_hidden = z * gradient.hidden + r * d_reset + d_product
         return tf.concat([d_z, d_r, d_g], axis=-1), HiddenState(d_hidden)
 
-    def gradients(self, saved, before, after, d_gates):
+    def gradients(self, inputs, saved, before, after, d_gates):
         units = before.hidden.shape[-1]
         _, r, _ = tf.split(saved, 3, axis=-1)
-        d_kernel = [
-            _kernel_gradient(before.hidden, d_gates[..., : 2 * units], self._kept),
-            _kernel_gradient(r * before.hidden, d_gates[..., 2 * units :], self._kept),
-        ]
-        return d_gates, [tf.concat(d_kernel, axis=-1)]
+        d_z_and_r, d_g = d_gates[..., : 2 * units], d_gates[..., 2 * units :]
+        d_kernels = (
+            _kernel_gradients(inputs, before.hidden, d_z_and_r, self._kept),
+            _kernel_gradients(inputs, r * before.hidden, d_g, self._kept),
+        )
+        d_kernel, d_recurrent = (tf.concat(d, axis=-1) for d in zip(*d_kernels, strict=True))
+        return d_gates, d_kernel, [d_recurrent]
 
 
 class TanhCell:
     """The plain recurrence (Elman, 1990): `h' = tanh(x + h U)`."""
 
-    saves, gates = 0, 1
+    saves, gates, in_place = 0, 1, False
     cudnn_mode = "rnn_tanh"
     curve = staticmethod(tf.tanh)
 
@@ -273,8 +282,9 @@ class TanhCell:
         d_sum = slope * gradient.hidden
         return d_sum, HiddenState(_back(d_sum, kernel, self._kept))
 
-    def gradients(self, saved, before, after, d_gates):
-        return d_gates, [_kernel_gradient(before.hidden, d_gates, self._kept)]
+    def gradients(self, inputs, saved, before, after, d_gates):
+        d_kernel, d_recurrent = _kernel_gradients(inputs, before.hidden, d_gates, self._kept)
+        return d_gates, d_kernel, [d_recurrent]
 
 
 class ReLUCell(TanhCell):
@@ -299,21 +309,29 @@ class SigmoidCell(TanhCell):
         return hidden * (1 - hidden)
 
 
+def _dropped(hidden, kept):
+    return hidden if kept is None else hidden * kept
+
+
 def _product(x, kernel, kept):
     """Returns `[B, G]` in the dtype of `x` `[B, D]`, multiplied in that of the kernel."""
-    x = x if kept is None else x * kept
-    return tf.cast(tf.matmul(tf.cast(x, kernel.dtype), kernel), x.dtype)
+    product = tf.matmul(tf.cast(_dropped(x, kept), kernel.dtype), kernel)
+    return tf.cast(product, x.dtype)
 
 
 def _back(d_product, transposed, kept):
     """Returns the gradient of `_product` by `x`."""
-    d_x = _product(d_product, transposed, None)
-    return d_x if kept is None else d_x * kept
+    return _dropped(_product(d_product, transposed, None), kept)
 
 
-def _kernel_gradient(x, d_product, kept):
-    """Returns the gradient `[D, G]` of `_product` by the kernel, over all steps `[T, B, ·]`."""
-    x = x if kept is None else x * kept
+def _kernel_gradients(inputs, hidden, d_product, kept):
+    """Returns the gradients of both kernels, `[F, G]` and `[D, G]`: one product, not two."""
+    joined = tf.concat([inputs, _dropped(hidden, kept)], axis=-1)
+    return tf.split(_kernel_gradient(joined, d_product), [inputs.shape[-1], hidden.shape[-1]])
+
+
+def _kernel_gradient(x, d_product):
+    """Returns the gradient of a kernel that multiplied `x`, over all steps `[T, B, ·]`."""
     return tf.matmul(_rows(x), _rows(d_product), transpose_a=True)
 
 

@@ -54,7 +54,8 @@ def scan(cell, inputs, lengths, kernel, bias, weights, initial_state, reverse=Fa
         mask = tf.transpose(tf.sequence_mask(lengths, tf.shape(inputs)[1]))[:, :, None]
         rows = _masked(mask, _swap(inputs))
         start = tf.nest.map_structure(lambda x: tf.cast(x, exact), initial_state)
-        tape, last = _forward(bound, project(rows, kernel, bias), mask, start, reverse)
+        projected = project(rows, kernel)
+        tape, last = _forward(bound, projected, tf.cast(bias, exact), mask, start, reverse)
         outputs = _swap(tf.cast(_masked(mask, tape.after.hidden), compute))
         last = tf.nest.map_structure(lambda x: tf.cast(x, compute), last)
 
@@ -62,14 +63,17 @@ def scan(cell, inputs, lengths, kernel, bias, weights, initial_state, reverse=Fa
             d_outputs = _masked(mask, _swap(tf.cast(d_outputs, exact)))
             d_last = state_type(*(tf.cast(d, exact) for d in d_last))
             d_gates, d_initial = _backward(bound, tape, mask, d_outputs, d_last, reverse)
-            d_projected, d_weights = bound.gradients(tape.saved, tape.before, tape.after, d_gates)
+            # The bias is the kernel's share of an input that is always 1.
+            joined = tf.concat([rows, tf.ones_like(rows[:, :, :1])], axis=-1)
+            d_projected, d_kernel, d_weights = bound.gradients(
+                tf.cast(joined, exact), tape.saved, tape.before, tape.after, d_gates
+            )
             flat = tf.reshape(d_projected, [-1, d_projected.shape[-1]])
             d_inputs = tf.matmul(tf.cast(flat, compute), tf.cast(kernel, compute), transpose_b=True)
-            flat_rows = tf.cast(tf.reshape(rows, [-1, rows.shape[-1]]), exact)
             d_arguments = (
                 _swap(tf.reshape(d_inputs, tf.shape(rows))),
-                tf.matmul(flat_rows, flat, transpose_a=True),
-                tf.reduce_sum(flat, axis=0),
+                d_kernel[:-1],
+                d_kernel[-1],
                 *d_weights,
                 *d_initial,
             )
@@ -85,13 +89,12 @@ def scan(cell, inputs, lengths, kernel, bias, weights, initial_state, reverse=Fa
     return outputs[:, :total], state_type(*last)
 
 
-def project(inputs, kernel, bias):
-    """Returns the share of the inputs `[…, F]` in the gates, `[…, G]`, as cells take it."""
+def project(inputs, kernel):
+    """Returns the share of the inputs `[…, F]` in the gates, `[…, G]`, still without the bias."""
     flat = tf.reshape(inputs, [-1, inputs.shape[-1]])
     product = tf.matmul(flat, tf.cast(kernel, inputs.dtype))
     shape = tf.concat([tf.shape(inputs)[:-1], kernel.shape[-1:]], axis=0)
-    exact = _exact(inputs.dtype)
-    projected = tf.reshape(tf.cast(product, exact) + tf.cast(bias, exact), shape)
+    projected = tf.reshape(tf.cast(product, _exact(inputs.dtype)), shape)
     return tf.ensure_shape(projected, [*inputs.shape[:-1], kernel.shape[-1]])
 
 
@@ -127,15 +130,16 @@ def _refuse(*_):
     )
 
 
-def _forward(cell, projected, mask, initial_state, reverse):
+def _forward(cell, projected, bias, mask, initial_state, reverse):
     """Returns the tape and the state after the last step."""
     steps = tf.shape(projected)[0]
     of_state = tf.nest.map_structure(lambda x: _array(steps, x, 1), initial_state)
     of_saved = _array(steps, initial_state.hidden, cell.saves) if cell.saves else ()
+    of_saved, read = _reader(cell, of_saved, projected)
 
     def step(n, state, arrays):
         time = steps - 1 - n if reverse else n
-        after, saved = cell.forward(projected[time], state)
+        after, saved = cell.forward(read(arrays[1], time) + bias, state)
         state = _where(mask[time], after, state)
         return n + 1, state, _write(arrays, time, (state, saved))
 
@@ -152,7 +156,8 @@ def _forward(cell, projected, mask, initial_state, reverse):
 def _backward(cell, tape, mask, d_outputs, d_last, reverse):
     """Returns the gradients of the gates `[T, B, ·]` and of the initial state."""
     steps = tf.shape(d_outputs)[0]
-    coefficients = cell.coefficients(tape.saved, tape.before, tape.after)
+    first, *others = cell.coefficients(tape.saved, tape.before, tape.after)
+    array, read = _reader(cell, _array(steps, d_last.hidden, cell.gates), first)
     kernels = cell.transposed()
 
     def step(n, d_state, array):
@@ -160,10 +165,10 @@ def _backward(cell, tape, mask, d_outputs, d_last, reverse):
         d_after = d_state._replace(hidden=d_state.hidden + d_outputs[time])
         # A step is linear in the gradient of its state: past the end, where that is 0, so is all.
         d_real = tf.nest.map_structure(lambda d: _masked(mask[time], d), d_after)
-        d_gates, d_before = cell.backward([c[time] for c in coefficients], d_real, kernels)
+        coefficients = [read(array, time), *(other[time] for other in others)]
+        d_gates, d_before = cell.backward(coefficients, d_real, kernels)
         return n + 1, _where(mask[time], d_before, d_after), array.write(time, d_gates)
 
-    array = _array(steps, d_last.hidden, cell.gates)
     _, d_initial, array = tf.while_loop(lambda n, *_: n < steps, step, (0, d_last, array))
     return array.stack(), d_initial
 
@@ -184,7 +189,15 @@ def _where(mask, taken, otherwise):
 def _array(steps, state, parts):
     """Returns an array of `steps` tensors, each `parts` times as wide as a state `[B, D]`."""
     batch, units = state.shape
-    return tf.TensorArray(state.dtype, size=steps, element_shape=[batch, parts * units])
+    shape = [batch, parts * units]
+    return tf.TensorArray(state.dtype, steps, clear_after_read=False, element_shape=shape)
+
+
+def _reader(cell, array, sequence):
+    """Returns the array that takes what comes of a sequence, and what reads a step from it."""
+    if cell.in_place:
+        return array.unstack(sequence), lambda array, time: array.read(time)
+    return array, lambda _, time: sequence[time]
 
 
 def _write(arrays, time, values):

@@ -1,4 +1,5 @@
 import itertools
+import re
 from typing import NamedTuple
 
 import keras
@@ -180,6 +181,21 @@ def test_eager_graph_and_xla_agree(kind):
     for mode in ("graph", "xla"):
         function = MODES[mode](lambda *x: values_and_gradients(kind, list(x), reverse=reverse))
         assert_all_close(function(*tensors), expected, 2e-5)
+
+
+@every_kind
+@both_ways
+def test_no_step_copies_a_whole_sequence(kind, reverse):
+    @tf.function(autograph=False, jit_compile=True)
+    def compute(*tensors):
+        return values_and_gradients(kind, list(tensors), lengths=[7] * B, reverse=reverse)
+
+    tensors = arguments(kind, dtype=np.float32, steps=7)
+    compiled = compute.experimental_get_compiler_ir(*tensors)(stage="optimized_hlo")
+    bodies = set(re.findall(r" while\(.*body=(%[\w.-]+)", compiled))
+    of_steps = [x for x in re.split(r"\n(?=%|ENTRY)", compiled) if x.split(" ")[0] in bodies]
+    assert len(of_steps) == 2
+    assert not re.search(rf"%[\w.]*copy[\w.]* = f32\[7,{B},", "".join(of_steps))
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
