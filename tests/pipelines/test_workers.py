@@ -378,19 +378,25 @@ def test_sigterm_saves_what_parameter_servers_hold(place):
     assert run.returncode == 0
 
 
-@pytest.mark.slow
-def test_who_lends_a_chief_its_devices_needs_no_folder_and_ends_when_the_chief_does(
-    place, prepared, tmp_path
-):
+@pytest.fixture
+def served():
+    """Returns TF_CONFIG of a chief, parameter server or worker, of one each on this machine."""
     with ExitStack() as free:
         three = [free.enter_context(socket.create_server(("", 0))) for _ in range(3)]
         ports = [f"localhost:{each.getsockname()[1]}" for each in three]
     addresses = {role: [at] for role, at in zip(("chief", "ps", "worker"), ports, strict=True)}
+    return lambda role: tf_config(addresses, role, 0)
+
+
+@pytest.mark.slow
+def test_who_lends_a_chief_its_devices_needs_no_folder_and_ends_when_the_chief_does(
+    place, prepared, served, tmp_path
+):
     (tmp_path / "toy.tsv").touch()
     with (
-        start(tmp_path, "none", *SERVED, TF_CONFIG=tf_config(addresses, "ps", 0)) as server,
-        start(tmp_path, "none", *SERVED, TF_CONFIG=tf_config(addresses, "worker", 0)) as worker,
-        start(place, prepared("led"), *SERVED, TF_CONFIG=tf_config(addresses, "chief", 0)) as chief,
+        start(tmp_path, "none", *SERVED, TF_CONFIG=served("ps")) as server,
+        start(tmp_path, "none", *SERVED, TF_CONFIG=served("worker")) as worker,
+        start(place, prepared("led"), *SERVED, TF_CONFIG=served("chief")) as chief,
     ):
         told = chief.communicate()[1]
         assert chief.returncode == 0, told
@@ -398,6 +404,21 @@ def test_who_lends_a_chief_its_devices_needs_no_folder_and_ends_when_the_chief_d
             told = lender.communicate(timeout=20)[1]
             assert lender.returncode == 0, told
     assert [path.name for path in tmp_path.iterdir()] == ["toy.tsv"]
+
+
+@pytest.mark.slow
+def test_a_chief_that_loses_its_server_says_so(place, prepared, served):
+    with (
+        start(place, "left", *SERVED, TF_CONFIG=served("ps")) as server,
+        start(place, "left", *SERVED, TF_CONFIG=served("worker")) as worker,
+        start(place, prepared("left"), *SERVED, TF_CONFIG=served("chief")) as chief,
+    ):
+        read_until(chief, "step 10 of")
+        server.kill()
+        told = chief.communicate(timeout=60)[1]
+        assert chief.returncode == 75, told
+        assert "transduce: another process was lost: " in told
+        assert worker.wait(20) == 0
 
 
 @pytest.mark.slow
