@@ -192,7 +192,8 @@ def mlserver(folder, port):
                 codec = StringCodec if self.model.strings else NumpyCodec
                 rows = codec.decode_input(payload.inputs[0])
                 answers = self.model(rows)
-                output = codec.encode_output("y", self.model.packed(answers))
+                values = answers if self.model.strings else self.model.packed(answers)
+                output = codec.encode_output("y", values)
                 return mlserver.types.InferenceResponse(model_name="model", outputs=[output])
     """)
     place = Path(tempfile.mkdtemp())
