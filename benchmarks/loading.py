@@ -2,32 +2,35 @@
 
     python -m benchmarks.loading
 
-A server in a process of its own answers a small model over gRPC, asked at a steady rate from
-here, whether it answers or not (an open loop). In every other window the folder of another model
-gets one new version after the other, each with 31 MB of weights, some 300 operations and a loop,
-and each warmed up by its signature.
+A server in a process of its own answers a small model over gRPC, asked by another, at random times
+and half as often as it could answer. In every other window the folder of another model gets new
+versions, each with 31 MB of weights, 860 operations and a loop, and each warmed up by its
+signature.
 """
 
 import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
+from benchmarks.side import ROOT
 from serving.client import Client
 
 SIZE, LAYERS = 512, 30
+PORT = 18500
 
 
 class Layers(tf.Module):
@@ -54,11 +57,12 @@ class Layers(tf.Module):
 
 
 def main() -> None:
-    """Prints a line for each window, then both percentiles, then JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each window")
+    """Prints a line for each window, then the medians of both kinds, then JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each window")
     parser.add_argument("--windows", type=int, default=4, help="of each kind")
-    parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between versions")
+    parser.add_argument("--rate", type=float, help="requests a second; half of the most by default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "models")
@@ -70,15 +74,16 @@ def main() -> None:
         with subprocess.Popen(_command(root), stdout=subprocess.PIPE, text=True) as server:
             try:
                 _wait_until_ready(server)
-                found = _measure(root, Path(folder, "large"), options)
+                found = _measure(root, Path(folder), options)
             finally:
                 server.terminate()
-    _report(found, options)
+    _report(found, options.rate)
 
 
 def _command(root: Path) -> list[str]:
-    flags = ["--port=18500", "--file_system_poll_wait_seconds=1", "--enable_signature_warmup"]
-    return [sys.executable, "-m", "serving.model_server", f"--model_root={root}", *flags]
+    flags = ["--file_system_poll_wait_seconds=1", "--enable_signature_warmup"]
+    command = [sys.executable, "-m", "serving.model_server", f"--model_root={root}"]
+    return [*command, f"--port={PORT}", *flags]
 
 
 def _wait_until_ready(server: subprocess.Popen) -> None:
@@ -88,64 +93,85 @@ def _wait_until_ready(server: subprocess.Popen) -> None:
     raise RuntimeError("The server did not start")
 
 
-def _measure(root: Path, version: Path, options) -> dict[bool, list[float]]:
-    found: dict[bool, list[float]] = {False: [], True: []}
+def _measure(root: Path, folder: Path, options) -> dict[bool, list[dict]]:
+    """Returns what callers saw in each window; sets the rate where none was given."""
+    found: dict[bool, list[dict]] = {False: [], True: []}
     numbers = itertools.count(2)
-    with Client("localhost:18500") as client:
-        _ask(client, options.rate, 2.0)
-        for loading in [False, True] * options.windows:
-            done = threading.Event()
-            changes = threading.Thread(
-                target=_change, args=[root / "large", version, numbers, done]
-            )
-            if loading:
-                changes.start()
-            latencies = _ask(client, options.rate, options.seconds)
-            done.set()
-            if loading:
-                changes.join()
-                time.sleep(2)  # What is being loaded is not of the next window.
-            found[loading] += latencies
-            what = "loading" if loading else "quiet"
-            print(f"{what:8} {_percentiles(latencies)}", flush=True)
+    load = _load(folder)
+    most = _ask({**load, "in_flight": 16, "seconds": options.seconds})["rate"]
+    options.rate = options.rate or round(most / 2, -2)
+    print(f"{most:.0f} requests/s at most, {options.rate:.0f} from here on")
+    load.update(in_flight=8, rate=options.rate, seconds=options.seconds)
+    for loading in [False, True] * options.windows:
+        done = threading.Event()
+        change = threading.Thread(
+            target=_change,
+            args=[root / "large", folder / "large", numbers, options.every, done],
+        )
+        if loading:
+            change.start()
+        found[loading].append(_ask(load))
+        done.set()
+        if loading:
+            change.join()
+            time.sleep(2)  # What is being loaded is not of the next window.
+        seen = found[loading][-1]
+        what = "loading" if loading else "quiet"
+        print(
+            f"{what:8} p50 {seen['p50'] * 1e3:.2f} ms, p99 {seen['p99'] * 1e3:.2f} ms", flush=True
+        )
+    _check_loaded(next(numbers) - 1)
     return found
 
 
-def _change(model: Path, version: Path, numbers, done: threading.Event) -> None:
-    while not done.wait(1.0):
+def _load(folder: Path) -> dict:
+    request = PredictRequest()
+    request.model_spec.name = "small"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.ones([1, 64], np.float32)))
+    (folder / "body").write_bytes(request.SerializeToString())
+    path = "/tensorflow.serving.PredictionService/Predict"
+    return {"protocol": "grpc", "port": PORT, "path": path, "body": str(folder / "body")}
+
+
+def _ask(load: dict) -> dict:
+    command = [sys.executable, "-m", "benchmarks.load"]
+    done = subprocess.run(
+        command, cwd=ROOT, input=json.dumps(load), stdout=subprocess.PIPE, text=True, check=True
+    )
+    seen = json.loads(done.stdout)
+    if "error" in seen:
+        raise RuntimeError(seen["error"])
+    return seen
+
+
+def _change(model: Path, version: Path, numbers, every: float, done: threading.Event) -> None:
+    while not done.is_set():
         for old in model.iterdir():
             old.unlink()
         (model / str(next(numbers))).symlink_to(version)
+        done.wait(every)
 
 
-def _ask(client: Client, rate: float, seconds: float) -> list[float]:
-    """Returns the latencies of requests sent at a steady rate, in milliseconds, from when due."""
-    x = np.ones([1, 64], np.float32)
-
-    def one(due: float) -> float:
-        client.predict("small", {"x": x})
-        return (time.perf_counter() - due) * 1e3
-
-    with ThreadPoolExecutor(8) as pool:
-        futures, start = [], time.perf_counter()
-        for number in range(int(rate * seconds)):
-            due = start + number / rate
-            time.sleep(max(due - time.perf_counter(), 0))
-            futures.append(pool.submit(one, due))
-        return [future.result() for future in futures]
+def _check_loaded(newest: int) -> None:
+    """Raises RuntimeError unless the last version that was put in place is the one that answers."""
+    with Client(f"localhost:{PORT}") as client:
+        states = {each["version"]: each["state"] for each in client.status("large")}
+    if states.get(newest) != "AVAILABLE":
+        raise RuntimeError(f"Version {newest} is not loaded: {states}")
 
 
-def _percentiles(latencies: list[float]) -> str:
-    values = np.percentile(latencies, [50, 99, 100])
-    return "p50 {:.2f} ms, p99 {:.2f} ms, most {:.2f} ms".format(*values)
-
-
-def _report(found: dict[bool, list[float]], options) -> None:
-    quiet, loading = (float(np.percentile(found[each], 99)) for each in (False, True))
-    print(f"p99: quiet {quiet:.2f} ms, loading {loading:.2f} ms, {loading / quiet - 1:+.0%}")
-    case = f"p99 at {options.rate:g}/s while versions are loaded"
-    row = {"case": case, "ours": loading, "peer": quiet, "ratio": quiet / loading}
-    print(json.dumps({"rows": [row]}))
+def _report(found: dict[bool, list[dict]], rate: float) -> None:
+    rows = []
+    for measure in ("p50", "p99"):
+        quiet, loading = (
+            1e3 * statistics.median(each[measure] for each in found[kind]) for kind in (False, True)
+        )
+        print(
+            f"{measure}: quiet {quiet:.2f} ms, loading {loading:.2f} ms, {loading / quiet - 1:+.0%}"
+        )
+        case = f"{measure} at {rate:g}/s while versions are loaded"
+        rows.append({"case": case, "ours": loading, "peer": quiet, "ratio": quiet / loading})
+    print(json.dumps({"rows": rows}))
 
 
 if __name__ == "__main__":
