@@ -77,7 +77,7 @@ class ServedBatches(Iterator[Batch]):
                 cross_trainer_cache=experimental.CrossTrainerCache(reader) if job else None,
             )
         )
-        # It may wait for ever, and then nothing can end it but the end of this process.
+        # It may wait for ever, and then ends with this process, which does not wait for it.
         self._thread = threading.Thread(target=self._read, args=(served,), daemon=True)
         self._thread.start()
 

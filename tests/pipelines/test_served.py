@@ -18,6 +18,7 @@ from pipelines.input import training_batches, write_examples
 from pipelines.served import ServedBatches
 from pipelines.service import SCHEME, Service, started
 
+names = tf.data.experimental.service
 COUNT = 100  # more than are kept ready
 
 
@@ -35,7 +36,6 @@ def workers(tmp_path_factory):
 @pytest.fixture
 def within():
     """A service whose worker is in this process."""
-    names = tf.data.experimental.service
     dispatcher = names.DispatchServer(names.DispatcherConfig(0))
     address = dispatcher.target.removeprefix(SCHEME)
     worker = names.WorkerServer(names.WorkerConfig(address))
@@ -77,6 +77,15 @@ def assert_next(made, batches, first, count=COUNT):
             np.testing.assert_array_equal(batch[name], value, name)
 
 
+def go_on_until_told(made, batches, first, told, lines):
+    """Checks the next batches until so many lines are told."""
+    until = time.monotonic() + 20
+    while len(told) < lines and time.monotonic() < until:
+        assert_next(made, batches, first, 1)
+        time.sleep(0.05)  # a training is slower than what makes its batches
+        first += 1
+
+
 def end(service, number, how=signal.SIGKILL):
     """Sends a worker a signal; returns what it is called."""
     address, process = list(service._workers.items())[number]
@@ -112,6 +121,12 @@ def test_workers_that_are_killed_are_named_and_batches_go_on(workers, served, ba
     assert "made here" in told[2]
     assert len(told) == 3
     assert time.monotonic() - begun < 15
+    address = service.address
+    worker = names.WorkerServer(names.WorkerConfig(address))  # or the reading would never end
+    go_on_until_told(made, batches, 10 + 4 * COUNT, told, 4)
+    made.close()
+    del worker
+    assert "gives batches again" in told[3]
 
 
 def test_a_worker_that_does_nothing_is_waited_for_so_long_and_taken_back(workers, served, batches):
@@ -122,12 +137,7 @@ def test_a_worker_that_does_nothing_is_waited_for_so_long_and_taken_back(workers
     assert_next(made, batches, 10, 3 * COUNT)
     assert "no batch has come for 1 s" in told[1]
     end(service, 0, signal.SIGCONT)
-    done = 10 + 3 * COUNT
-    until = time.monotonic() + 20
-    while len(told) == 2 and time.monotonic() < until:
-        assert_next(made, batches, done, 1)
-        time.sleep(0.05)  # a training is slower than what makes its batches
-        done += 1
+    go_on_until_told(made, batches, 10 + 3 * COUNT, told, 3)
     assert "gives batches again" in told[2]
 
 
@@ -150,7 +160,10 @@ def test_a_dispatcher_that_is_killed_is_named_and_batches_go_on(served, batches)
         begun = time.monotonic()
         assert_next(made, batches, 10, 2 * COUNT)
         assert time.monotonic() - begun < 30
-    assert f"the dispatcher at {address} does not answer" in told[1]
+        assert f"the dispatcher at {address} does not answer" in told[1]
+        run("--port", address.rpartition(":")[2])  # which knows nothing of this
+        go_on_until_told(made, batches, 10 + 2 * COUNT, told, 3)
+        assert "failed: " in told[2]
 
 
 def test_readers_that_share_a_name_each_take_every_batch(within, served, batches):
