@@ -203,6 +203,18 @@ def test_what_is_carried_in_mixed_precision_is_near_that_of_float32(build, store
         assert its_losses[-1] or precision == "float16"
 
 
+@pytest.mark.parametrize("precision", ["float16"], indirect=True)
+def test_the_text_goes_on_past_a_step_whose_loss_scale_was_too_high(build, store, precision):
+    """What is carried first is the last symbol of each row."""
+    strategy = strategies.choose("one_device")
+    step = TrainStep(build(strategy), replace(PLAIN, precision=precision), strategy, ROWS)
+    step.state["loss_scale"].scale.assign(2.0**100)
+    (batch,) = batches(store, 1)
+    totals, _ = step(((batch,),), stop=False)
+    assert float(totals.examples) == 0
+    np.testing.assert_array_equal(step.state["carried"][0].numpy(), batch["text"][:, -1])
+
+
 def test_the_batches_of_a_step_go_on_from_one_another(build, store):
     given = batches(store, 4)
     _, carried, _ = stepped(build, given, learning_rate=1e-12)
