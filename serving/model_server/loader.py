@@ -2,7 +2,15 @@
 
 import tensorflow as tf
 
-from serving.model_server import background, folder, litert, session_options, text_ops, warmup
+from serving.model_server import (
+    background,
+    folder,
+    gentle_loading,
+    litert,
+    session_options,
+    text_ops,
+    warmup,
+)
 from serving.model_server.batching import Batching
 from serving.model_server.calls import Runner
 from serving.model_server.errors import Code, ServingError, not_found
@@ -46,7 +54,10 @@ class Loader:
             servable = self._lite(path) or self._session(path)
         try:
             servable = self._batching.wrap(path, servable, model)
-            self._work(self._warm_up, path, servable)
+            if self.gives_way:
+                background.run(self._warm_up, path, servable)
+            else:
+                self._warm_up(path, servable)
         except Exception as error:
             servable.close()
             raise _reason(error) from error
@@ -75,18 +86,13 @@ class Loader:
         # The session's threads are to answer requests: they are started here, and do not give way.
         session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
-            return self._work(self._fill, session, path)
+            load = gentle_loading.load if self.gives_way else tf.compat.v1.saved_model.load
+            with session.graph.as_default():
+                meta_graph = load(session, self._tags, path)
+            return Servable(session, meta_graph, self._metrics)
         except Exception as error:
             session.close()
             raise folder.incomplete(path, error) or _reason(error) from error
-
-    def _fill(self, session: tf.compat.v1.Session, path: str) -> Servable:
-        with session.graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.load(session, self._tags, path)
-        return Servable(session, meta_graph, self._metrics)
-
-    def _work(self, work, *arguments):
-        return background.run(work, *arguments) if self.gives_way else work(*arguments)
 
 
 def _reason(error: Exception) -> ServingError:

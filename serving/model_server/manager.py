@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from serving.model_server import background, folder, lifecycle
+from serving.model_server import folder, lifecycle
 from serving.model_server.calls import Runner
 from serving.model_server.errors import ServingError, not_found
 from serving.model_server.lifecycle import Model, State, Version, VersionStatus
@@ -53,9 +53,7 @@ class Manager:
         self._models: dict[str, Model] = {}
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="version-manager")
-        self._unloaders = ThreadPoolExecutor(
-            unload_threads, thread_name_prefix="unload", initializer=background.give_way
-        )
+        self._unloaders = ThreadPoolExecutor(unload_threads, thread_name_prefix="unload")
         self._closed = False
 
     def aspire(self, name: str, versions: Mapping[int, str]) -> None:
