@@ -18,8 +18,8 @@ from tensorflow.python.saved_model import loader_impl
 from serving.model_server import background
 
 _CALLERS_THREAD = -1  # As TensorFlow has it in `RunOptions`.
-_TOGETHER = 100  # Nodes of functions between pauses: a millisecond or two.
-_PAUSE = 0.01
+_TOGETHER = 40  # Nodes of functions between pauses: a millisecond.
+_PAUSE = 0.03
 
 
 def load(session: tf.compat.v1.Session, tags: Collection[str], path: str) -> MetaGraphDef:
