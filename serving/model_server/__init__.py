@@ -5,11 +5,11 @@
                         servable, batching ↗
 
 `config` says which models there are to be, `reload` puts another configuration in its place,
-`source` watches folders, `manager` loads and unloads as `lifecycle` decides; once there are requests
-`gentle_loading` and the `background` let these go first. `batching` stands before every servable,
-`core` answers. `metrics` counts everything; `journal` notes each request for `access_log` and
-`tracing`; `request_log` keeps some for `warmup`, which asks a version before others do; `admin` tells
-of the server itself.
+`source` watches folders, `manager` loads and unloads as `lifecycle` decides; once there are
+requests `gentle_loading` and the `background` let these go first. `batching` stands before every
+servable, `core` answers. `metrics` counts everything; `journal` notes each request for `access_log`
+and `tracing`; `request_log` keeps some for `warmup`, which asks a version before others do; `admin`
+tells of the server itself.
 
 gRPC is answered by one event loop. What has been quick runs in it, all else in the threads of
 `batch_scheduler`; REST's threads run graphs themselves or wait for a batch. A `Call` hides which.
