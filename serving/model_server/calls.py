@@ -5,6 +5,7 @@ of a `Call`. One call blocks its thread; another lets its event loop go on.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -20,6 +21,7 @@ from serving.model_server.errors import Code, Expired, ServingError
 from serving.model_server.tasks import Mailbox
 
 USUAL = 3  # Urgency is from 0, the most urgent, to 7, as in RFC 9218.
+_PATIENCE = 0.9  # The share of its time after which a caller that cancels has run out of it.
 
 
 class Call:
@@ -39,7 +41,9 @@ class Call:
         mailbox: Mailbox | None = None,
         shares: bool = True,
     ):
-        self.deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
+        now = time.monotonic()
+        self.deadline = now + timeout_ms / 1000 if timeout_ms else None
+        self._given_up_from = now + _PATIENCE * timeout_ms / 1000 if timeout_ms else math.inf
         self.urgency = urgency
         self.mailbox = mailbox
         self.shares = shares
@@ -71,11 +75,15 @@ class Call:
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
-        """Tells, where gRPC gives up the request, whether its time is over."""
+        """Tells, where gRPC gives up the request, whether its time is over.
+
+        The caller's clock started before ours, and at its end the caller cancels: what is cancelled
+        just before our deadline was not given up for another reason.
+        """
         try:
             yield
         except asyncio.CancelledError:
-            if self.deadline is None or time.monotonic() < self.deadline:
+            if time.monotonic() < self._given_up_from:
                 raise
             raise Expired from None
 
