@@ -45,7 +45,7 @@ def test_the_ports_are_those_of_the_flags():
 def test_the_probes_ask_what_the_server_answers():
     options = flags.parse(container()["args"]).options
     probe = container()["readinessProbe"]["httpGet"]
-    assert probe == {"path": f"/v1/models/{options.model_name}", "port": "rest"}
+    assert probe == {"path": f"/v1/models/{options.model_name}/metadata", "port": "rest"}
     assert options.enable_grpc_healthcheck_service
     assert container()["livenessProbe"]["grpc"]["port"] == options.port
 
