@@ -39,6 +39,7 @@ class Version:
         self.state = State.START
         self.error: ServingError | None = None
         self.failures = 0
+        self.is_tried_again = False
         self.servable: Runner | None = None
         self.users = 0
         self._tried: folder.Stamp = frozenset()
@@ -113,10 +114,29 @@ def failed(model: Model) -> list[Version]:
 
 def begin_anew(model: Model, version: Version) -> bool:
     """Has a version that ended be loaded again, unless another has taken its place."""
+    version.is_tried_again = False
     if model.versions.get(version.number) is not version or version.state is not State.END:
         return False
     version.state = State.START
     return True
+
+
+def is_between_tries(model: Model, version: Version) -> bool:
+    """Tells whether a version that could not be loaded is going to be tried again."""
+    return version.is_tried_again and version.number in model.aspired
+
+
+def told_state(model: Model, version: Version) -> State:
+    """Returns the state that others are told: until its last try a version is being loaded."""
+    return State.LOADING if is_between_tries(model, version) else version.state
+
+
+def has_given_up(model: Model) -> bool:
+    """Tells whether nothing that `model` should have is loaded, or is still to be."""
+    wanted = [model.versions[number] for number in model.aspired]
+    return not is_loading(model) and not any(
+        version.state is State.AVAILABLE or is_between_tries(model, version) for version in wanted
+    )
 
 
 def note_unloaded(model: Model, version: Version) -> None:

@@ -80,6 +80,17 @@ class Manager:
             models = [self._models[name] for name in names if name in self._models]
             self._changed.wait_for(lambda: not any(map(lifecycle.is_loading, models)))
 
+    def wait_until_something_is_loaded(self) -> None:
+        """Blocks until a version can be used, or the last try to load the last one has failed."""
+        with self._changed:
+            models = self._models.values()
+            self._changed.wait_for(
+                lambda: (
+                    any(v.state is State.AVAILABLE for m in models for v in m.versions.values())
+                    or all(map(lifecycle.has_given_up, models))
+                )
+            )
+
     def is_available(self, name: str, version: int) -> bool:
         """Tells whether a version can be used."""
         return any(
@@ -114,8 +125,8 @@ class Manager:
             model = self._models.get(name)
             versions = model.versions if model else {}
             return [
-                VersionStatus(number, versions[number].state, versions[number].error)
-                for number in sorted(versions, reverse=True)
+                VersionStatus(number, lifecycle.told_state(model, version), version.error)
+                for number, version in sorted(versions.items(), reverse=True)
             ]
 
     def names(self) -> list[str]:
@@ -202,15 +213,18 @@ class Manager:
         self._on_loaded(model.name, version.number, version.path)
 
     def _load_failed(self, model: Model, version: Version, error: ServingError) -> None:
-        _LOG.error(
-            "Could not load model %s version %d from %s: %s",
-            *(model.name, version.number, version.path, error),
-        )
         with self._changed:
             version.error, version.state = error, State.END
             version.failures += 1
+            left = self._retry.count - version.failures + 1
+            version.is_tried_again = left > 0
             self._changed.notify_all()
-        if version.failures <= self._retry.count:
+        rest = f"; {left} more tries, the next in {self._retry.seconds:g} s" if left > 0 else ""
+        _LOG.error(
+            "Could not load model %s version %d from %s: %s%s",
+            *(model.name, version.number, version.path, error, rest),
+        )
+        if left > 0:
             self._try_again_later(model, version)
 
     def _try_again_later(self, model: Model, version: Version) -> None:

@@ -143,6 +143,30 @@ def test_a_failed_version_is_tried_again_as_often_as_told(loader):
     assert loader.events == ["load 1"] * 3
 
 
+def test_a_version_is_being_loaded_until_its_last_try_has_failed(loader):
+    loader.bad = {"1"}
+    manager = Manager(loader, threads=1, retry=Retry(count=1, seconds=60))
+    aspire(manager, 1)
+    assert states(manager) == {1: State.LOADING}
+    manager.wait_until_loaded(["m"])  # A reload tells of the first failure.
+    aspire(manager)
+    assert states(manager) == {1: State.END}
+    manager.close()
+
+
+@pytest.mark.parametrize(("tries_to_fail", "state"), [(2, State.AVAILABLE), (3, State.END)])
+def test_something_loaded_is_waited_for_until_the_last_try(loader, tries_to_fail, state):
+    def load(path, name):
+        loader.bad = {"1"} if len(loader.events) < tries_to_fail else set()
+        return loader(path, name)
+
+    manager = Manager(load, threads=1, retry=Retry(count=2, seconds=0.01))
+    manager.aspire("m", {1: "1"})
+    manager.wait_until_something_is_loaded()
+    assert states(manager) == {1: state}
+    manager.close()
+
+
 def test_a_version_in_use_is_closed_only_when_given_back(manager, loader):
     aspire(manager, 1)
     with manager.use("m"):
