@@ -1,7 +1,7 @@
 """Which models there are to be: from flags, from a configuration file, or from a request."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tensorflow_serving.config.model_server_config_pb2 import (
     ModelConfig,
@@ -30,17 +30,11 @@ def from_flags(options: Options) -> ModelServerConfig:
     """
     if options.model_config_file:
         return protos.read(options.model_config_file, ModelServerConfig)
-    config = ModelServerConfig()
     if options.model_root:
         _check_root(options.model_root)
-    else:
-        _check_base_path(options.model_base_path)
-        config.model_config_list.config.add(
-            name=options.model_name,
-            base_path=_absolute(options.model_base_path),
-            model_platform=_PLATFORM,
-        )
-    return config
+        return ModelServerConfig()
+    _check_base_path(options.model_base_path)
+    return of_models([source.Model(options.model_name, options.model_base_path)])
 
 
 def check(new: ModelServerConfig, old: ModelServerConfig) -> None:
@@ -56,6 +50,16 @@ def check(new: ModelServerConfig, old: ModelServerConfig) -> None:
     platforms = {model.name: _platform(model) for model in old.model_config_list.config}
     for model in new.model_config_list.config:
         _check_model(model, platforms)
+
+
+def of_models(models: Iterable[source.Model]) -> ModelServerConfig:
+    """Returns the configuration that names models of which the latest version is served."""
+    config = ModelServerConfig()
+    for model in models:
+        config.model_config_list.config.add(
+            name=model.name, base_path=_absolute(model.base_path), model_platform=_PLATFORM
+        )
+    return config
 
 
 def models(config: ModelServerConfig) -> list[source.Model]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import grpc
 
-from serving.model_server import grpc_services, grpc_streaming, health, profiler, protos
+from serving.model_server import grpc_services, grpc_streaming, profiler, protos
 from serving.model_server.auth import Guard, Tokens
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError, invalid
 from serving.model_server.flags import Options
+from serving.model_server.health import Health
 from serving.model_server.tasks import Mailbox
 
 
@@ -30,6 +31,7 @@ class GrpcFront:
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
         self._thread.start()
         self._server: grpc.aio.Server | None = None
+        self._health = Health()
         try:
             addresses = self._await(self._open(core, options, tokens))
         except BaseException:
@@ -41,6 +43,10 @@ class GrpcFront:
         """Begins to answer."""
         self._await(self._server.start())
 
+    def stopping(self) -> None:
+        """Says that the server is about to stop, so that no more requests are sent to it."""
+        self._loop.call_soon_threadsafe(self._health.stopping)
+
     def stop(self) -> None:
         """Takes no new calls, and waits for those under way."""
         self._await(self._close())
@@ -49,19 +55,19 @@ class GrpcFront:
         self._loop.close()
 
     async def _open(self, core: ServerCore, options: Options, tokens: Tokens | None) -> list[str]:
-        self._server = grpc.aio.server(
-            options=_channel_options(options), interceptors=[Guard(tokens)] if tokens else []
-        )
+        guards = [Guard(tokens, core.journal)] if tokens else []
+        self._server = grpc.aio.server(options=_channel_options(options), interceptors=guards)
         mailbox = Mailbox()
         for service in (grpc_services, grpc_streaming):
             service.add_to(self._server, core, mailbox, options)
         if options.enable_grpc_healthcheck_service:
-            health.add_to(self._server)
+            self._health.add_to(self._server)
         if options.enable_profiler:
             profiler.add_to(self._server, mailbox, core.journal)
         return _listen(self._server, options, _credentials(options))
 
     async def _close(self) -> None:
+        self._health.close()
         if self._server:
             await self._server.stop(self._grace_seconds)
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # A load that hangs, say.

@@ -72,7 +72,7 @@ class Configuration:
 
     def current(self) -> ModelServerConfig:
         """Returns what is being served; nobody changes it."""
-        return self._current
+        return config.of_models(self._source.models()) if self._fixed else self._current
 
     def _load(self, new: ModelServerConfig) -> None:
         labels = config.labels(new)

@@ -71,6 +71,7 @@ class Server:
             self._manager.is_available, options.allow_version_labels_for_unavailable_models
         )
         self._admin: Admin | None = None
+        self._grpc: GrpcFront | None = None
         self._parts: list[Source | ConfigFile | GrpcFront | RestFront] = []
 
     def __enter__(self) -> "Server":
@@ -96,6 +97,8 @@ class Server:
         """Says not to be ready, closes the sockets, lets requests end, and unloads the models."""
         if self._admin and not self._admin.is_stopping:
             self._admin.stopping()
+            if self._grpc:
+                self._grpc.stopping()
             time.sleep(self._options.shutdown_delay_seconds)
         for part in reversed(self._parts):
             part.stop()
@@ -120,6 +123,7 @@ class Server:
             Journal(self._listeners),
             self._request_logs,
             self._options.enable_signature_method_name_check,
+            self._options.max_tensor_bytes,
         )
         self._admin = Admin(self._manager, self._labels, self._configuration)
         for front in self._fronts(core):
@@ -128,7 +132,8 @@ class Server:
 
     def _fronts(self, core: ServerCore) -> list[GrpcFront | RestFront]:
         """Opens every socket before the first of them answers."""
-        fronts: list[GrpcFront | RestFront] = [GrpcFront(core, self._options, self._tokens)]
+        self._grpc = GrpcFront(core, self._options, self._tokens)
+        fronts: list[GrpcFront | RestFront] = [self._grpc]
         self._parts += fronts
         if self._options.rest_api_port and self._options.rest_api_port == self._options.port:
             _LOG.error("--rest_api_port cannot be same as --port. REST is not served.")
@@ -161,6 +166,7 @@ class Server:
             self._metrics.mlmd_map.set(name, str(version), uuid, to=1)
 
     def _check_something_loaded(self, first: ModelServerConfig) -> None:
+        self._manager.wait_until_something_is_loaded()
         configured = [model.name for model in first.model_config_list.config]
         failures = [self._configuration.failures(n) for n in configured or self._manager.names()]
         if failures and all(failures):

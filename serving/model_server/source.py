@@ -132,7 +132,12 @@ class Source:
         """Looks from now on, and now, at the models that `list_models` returns."""
         with self._lock:
             self._list_models = list_models
-        self.poll()
+        if self._wait_seconds >= 0:
+            self.poll()
+
+    def models(self) -> list[Model]:
+        """Returns the models that were looked at the last time."""
+        return list(self._known.values())
 
     def error(self, name: str) -> ServingError | None:
         """Returns why the folder of a model could not be read the last time."""

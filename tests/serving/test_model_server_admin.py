@@ -3,9 +3,9 @@
 import http.client
 import json
 import threading
-import time
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
 from serving.model_server.server import Server
@@ -82,18 +82,31 @@ def test_the_configuration_is_read_back(served):
     assert half["version_labels"] == {"stable": "1", "canary": "2"}
 
 
+def test_the_models_under_a_root_are_read_back_as_a_configuration(server):
+    models = json.loads(get(server.rest_port, "/config").body)["model_config_list"]["config"]
+    (half,) = [model for model in models if model["name"] == "half_plus"]
+    assert half["base_path"].endswith("/half_plus")
+    assert half["model_platform"] == "tensorflow"
+
+
 def test_a_server_that_is_to_stop_says_so_before_it_does(model_root, options, free_port):
     chosen = options(
         model_base_path=str(model_root / "half_plus"),
         rest_api_port=free_port(),
-        shutdown_delay_seconds=0.5,
+        shutdown_delay_seconds=2,
+        enable_grpc_healthcheck_service=True,
     )
     server = Server(chosen)
     server.start()
     stopping = threading.Thread(target=server.stop)
     assert get(chosen.rest_api_port, "/readyz").status == 200
-    stopping.start()
-    time.sleep(0.1)
+    with grpc.insecure_channel(f"localhost:{chosen.port}") as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
+        serving, not_serving = b"\x08\x01", b"\x08\x02"
+        assert check(b"") == next(watch) == serving
+        stopping.start()
+        assert next(watch) == check(b"") == not_serving
     for path, status in (("/readyz", 503), ("/readyz/default", 503), ("/livez", 200)):
         assert get(chosen.rest_api_port, path).status == status
     assert get(chosen.rest_api_port, "/v1/models/default").status == 200

@@ -65,6 +65,16 @@ def test_a_poll_tells_of_every_model(tmp_path):
     assert sorted(told) == [("a", {1}), ("b", {2})]
 
 
+def test_a_negative_wait_looks_never(tmp_path):
+    make_folders(tmp_path, "a/1")
+    told = []
+    never = source.Source(lambda: [], lambda *found: told.append(found), wait_seconds=-1)
+    never.start()
+    never.watch(lambda: source.models_in(str(tmp_path)))
+    never.stop()
+    assert told == []
+
+
 def test_a_model_that_goes_is_told_without_versions(tmp_path):
     make_folders(tmp_path, "a/1", "b/2")
     told = []
