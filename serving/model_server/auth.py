@@ -4,7 +4,9 @@ import hmac
 
 import grpc
 
+from serving.model_server import grpc_calls
 from serving.model_server.errors import Code, ServingError, invalid, not_found
+from serving.model_server.journal import Journal
 
 _OPEN_TO_ALL = "/grpc.health.v1."
 
@@ -41,10 +43,16 @@ class Tokens:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Refuses gRPC calls without a token, but for those that ask for the server's health."""
+    """Refuses gRPC calls without a token, but for those that ask for the server's health.
 
-    def __init__(self, tokens: Tokens):
+    Args:
+        tokens: One of which is to be shown.
+        journal: Notes the calls that are refused.
+    """
+
+    def __init__(self, tokens: Tokens, journal: Journal):
         self._tokens = tokens
+        self._journal = journal
 
     async def intercept_service(self, continuation, handler_call_details):
         """Returns what answers a call."""
@@ -54,12 +62,16 @@ class Guard(grpc.aio.ServerInterceptor):
         try:
             self._tokens.check(metadata.get("authorization", ""))
         except ServingError as error:
-            return _refusal(error.message)
+            _, _, name = handler_call_details.method.rpartition("/")
+            return _refusal(name, error, self._journal)
         return await continuation(handler_call_details)
 
 
-def _refusal(message: str) -> grpc.RpcMethodHandler:
+def _refusal(name: str, error: ServingError, journal: Journal) -> grpc.RpcMethodHandler:
     async def refuse(_, context: grpc.aio.ServicerContext):
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
+        with grpc_calls.noting(journal, name, context) as entry:
+            if entry:
+                entry.fail(error)
+        await grpc_calls.fail(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)

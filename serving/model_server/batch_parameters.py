@@ -21,6 +21,7 @@ class Parameters(NamedTuple):
     allowed_sizes: tuple[int, ...] = ()  # Rising; a batch is filled up to the next of them.
     pad: bool = False  # Whether inputs of other lengths join a batch.
     paddings: tuple[Padding, ...] = ()  # How inputs are lengthened, where that is declared.
+    splits: bool = False  # Whether a request may be longer than a batch.
 
     def padded_size(self, size: int) -> int:
         """Returns the number of rows to which `size` rows are filled up."""
@@ -64,8 +65,9 @@ def _parameters(message) -> Parameters:
         allowed_sizes=tuple(message.allowed_batch_sizes),
         pad=message.pad_variable_length_inputs,
         paddings=tuple(map(_padding, message.padding)),
+        splits=split,
     )
-    _check(parameters, split)
+    _check(parameters)
     return parameters
 
 
@@ -83,7 +85,7 @@ def _number(message, name: str, default: int) -> int:
     return getattr(message, name).value if message.HasField(name) else default
 
 
-def _check(parameters: Parameters, split: bool) -> None:
+def _check(parameters: Parameters) -> None:
     if parameters.largest_batch < 1 or parameters.most_batches < 1 or parameters.timeout < 0:
         raise invalid("Sizes and numbers of batches must be positive, and the timeout not negative")
     allowed = parameters.allowed_sizes
@@ -92,7 +94,8 @@ def _check(parameters: Parameters, split: bool) -> None:
     if list(allowed) != sorted(set(allowed)):
         raise invalid(f"Entries of allowed_batch_sizes must rise. Received: {list(allowed)}")
     if allowed[-1] != parameters.largest_batch:
-        limit = "be equal to max_execution_batch_size" if split else "match max_batch_size"
+        whole, pieces = "match max_batch_size", "be equal to max_execution_batch_size"
+        limit = pieces if parameters.splits else whole
         raise invalid(
             f"Last entry in allowed_batch_sizes must {limit}; last entry was {allowed[-1]}; "
             f"expected {parameters.largest_batch}"

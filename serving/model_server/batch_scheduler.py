@@ -214,7 +214,7 @@ class Scheduler:
     def __init__(self, threads: int, name: str, gathers: bool = False):
         self.name = name
         self._gathers = gathers
-        self._most_threads = threads
+        self.most_threads = threads
         self._threads: list[threading.Thread] = []
         self._waiting: dict[Queue, None] = {}  # Queues that are not empty, in their turns.
         self._running: collections.Counter[Queue] = collections.Counter()
@@ -312,7 +312,7 @@ class Scheduler:
     def _wake_one(self) -> None:
         if self._idle:
             self._idle -= 1
-        elif len(self._threads) < self._most_threads:
+        elif len(self._threads) < self.most_threads:
             name = f"{self.name}-{len(self._threads)}"
             self._threads.append(threading.Thread(target=self._serve, name=name, daemon=True))
             self._threads[-1].start()

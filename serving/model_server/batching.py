@@ -9,6 +9,7 @@ import functools
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -211,9 +212,12 @@ class BatchedServable:
                 parameters = self._parameters
                 label = self._model, _signature_of(self.signatures, *key)
                 limits = parameters.largest_batch, parameters.most_batches
-                self._metrics.queue(label, parameters.timeout, *limits)
                 run = functools.partial(self._run, fetches=key[1], label=label)
-                self._queues[key] = Queue(run, *limits, parameters.timeout, self._servable.bounded)
+                queue = Queue(run, *limits, parameters.timeout, self._servable.bounded)
+                threads, splits = self._scheduler.most_threads, parameters.splits
+                waiting = functools.partial(_waiting, weakref.ref(queue))
+                self._metrics.queue(label, parameters.timeout, *limits, threads, splits, waiting)
+                self._queues[key] = queue
             return self._queues[key]
 
     def _run(
@@ -304,6 +308,12 @@ def _longest_timeout_ms(tasks: Sequence[Task]) -> int:
     """Returns how long the last of the tasks can wait; 0 where one can wait for ever."""
     deadlines = [task.deadline for task in tasks]
     return 0 if None in deadlines else timeout_ms(max(deadlines))
+
+
+def _waiting(queue: weakref.ref[Queue]) -> int:
+    """Returns how many batches wait in a queue, which goes with its version."""
+    found = queue()
+    return 0 if found is None else len(found)
 
 
 def _signature_of(

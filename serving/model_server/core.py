@@ -34,7 +34,7 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest, Regression
 from tensorflow_serving.apis.status_pb2 import StatusProto
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.model_server import inference, journal, predict, sequences, streams
+from serving.model_server import inference, journal, predict, sequences, streams, tensors
 from serving.model_server.batch_padding import Padding
 from serving.model_server.calls import Call, Runner
 from serving.model_server.errors import Code, invalid, not_found
@@ -70,6 +70,7 @@ class ServerCore:
         journal: Notes what is asked, for those who listen.
         logs: Keeps some of it.
         check_method_names: Refuse signatures of a method that TF Serving does not know.
+        largest_tensor: Most bytes of all examples of a request; 0 for any.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ServerCore:
         journal: Journal,
         logs: RequestLogs,
         check_method_names: bool = False,
+        largest_tensor: int = 0,
     ):
         self._manager = manager
         self._labels = labels
@@ -91,6 +93,7 @@ class ServerCore:
         self._reload = reload
         self._sequenced = Sequenced(self._use, self._runtime, sequences)
         self._check_method_names = check_method_names
+        self._largest_tensor = largest_tensor
 
     async def predict(
         self,
@@ -145,7 +148,7 @@ class ServerCore:
         response = MultiInferenceResponse()
         with self._use(spec) as (version, servable):
             heads = inference.heads(servable, request.tasks, self._check_method_names)
-            examples = inference.examples(request.input)
+            examples = self._examples(request)
             with self._runtime(spec, version, servable, "MultiInference"):
                 results = await inference.run(servable, heads, examples, call)
         self.metrics.given_examples(spec.name, len(examples))
@@ -236,11 +239,16 @@ class ServerCore:
         spec = request.model_spec
         with self._use(spec) as (version, servable):
             head = inference.head(servable, spec, method, self._check_method_names)
-            examples = inference.examples(request.input)
+            examples = self._examples(request)
             with self._runtime(spec, version, servable, _API[method]):
                 (result,) = await inference.run(servable, [head], examples, call)
         self.metrics.given_examples(spec.name, len(examples))
         return result, _answered_by(spec, version)
+
+    def _examples(self, request: Request) -> np.ndarray:
+        examples = inference.examples(request.input)
+        tensors.check_size("examples", examples, self._largest_tensor)
+        return examples
 
     def _logged(self, kind: str, spec: ModelSpec, request: Request, response: Response) -> Response:
         if self._logs.chooses(spec.name):

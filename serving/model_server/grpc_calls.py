@@ -118,6 +118,7 @@ async def fail(context: grpc.aio.ServicerContext, error: ServingError) -> None:
 
 
 def _cut(message: str) -> str:
-    if len(message) <= _LONGEST_MESSAGE:
+    text = message.encode(errors="replace")
+    if len(text) <= _LONGEST_MESSAGE:
         return message
-    return message[:_LONGEST_MESSAGE] + "...TRUNCATED"
+    return text[:_LONGEST_MESSAGE].decode(errors="ignore") + "...TRUNCATED"

@@ -9,7 +9,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ class Counter:
     def __init__(self, name: str, *labels: str):
         self.name = name
         self._labels = labels
-        self._cells: dict[tuple[str, ...], int] = {}
+        self._cells: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
 
     def add(self, *values: str, by: int = 1) -> None:
@@ -56,14 +56,14 @@ class Counter:
     def total(self) -> int:
         """Returns the sum over all cells."""
         with self._lock:
-            return sum(self._cells.values())
+            return sum(map(_now, self._cells.values()))
 
     def lines(self, name: str) -> Iterator[str]:
         """Yields the lines of the page."""
         with self._lock:
-            cells = sorted(self._cells.items())
+            cells = sorted(self._cells.items(), key=lambda cell: cell[0])
         for values, count in cells:
-            yield f"{name}{{{','.join(_pairs(self._labels, values))}}} {count}"
+            yield f"{name}{{{','.join(_pairs(self._labels, values))}}} {_now(count)}"
 
 
 class Gauge(Counter):
@@ -71,8 +71,8 @@ class Gauge(Counter):
 
     kind = "gauge"
 
-    def set(self, *values: str, to: int) -> None:
-        """Puts `to` in the cell of these label values."""
+    def set(self, *values: str, to: int | Callable[[], int]) -> None:
+        """Puts `to`, or what it returns whenever it is asked, in the cell of these label values."""
         with self._lock:
             if values in self._cells or len(self._cells) < _MOST_CELLS:
                 self._cells[values] = to
@@ -127,7 +127,12 @@ class Histogram:
 
 
 class Metrics:
-    """The metrics of one server."""
+    """The metrics of one server.
+
+    TensorFlow also has percentiles (`batching/padding_size` and so on, without `_v2`) and a text
+    (`allowed_batch_sizes`), of which TF Serving's page makes zeros, and `costs`, which nothing in
+    it measures: these are not here.
+    """
 
     def __init__(self):
         serving = "/tensorflow/serving/"
@@ -174,6 +179,9 @@ class Metrics:
         self.batch_timeout = Gauge(f"{batching}batch_timeout_micros", *queue)
         self.largest_batch = Gauge(f"{batching}max_batch_size", *queue)
         self.most_batches = Gauge(f"{batching}max_enqueued_batches", *queue)
+        self.batch_threads = Gauge(f"{batching}num_batch_threads", *queue)
+        self.batch_splitting = Gauge(f"{batching}enable_large_batch_splitting", *queue)
+        self.waiting_batches = Gauge("/transduce/serving/waiting_batches", *queue)
         self.sequences = Gauge("/transduce/serving/sequences", "model_name")
 
     @contextmanager
@@ -234,11 +242,33 @@ class Metrics:
         self.example_counts.add(model, amount=count)
         self.examples.add(model, by=count)
 
-    def queue(self, queue: Queue, timeout: float, largest: int, most: int) -> None:
-        """Tells how a queue is set up: seconds, rows and batches."""
+    def queue(
+        self,
+        queue: Queue,
+        timeout: float,
+        largest: int,
+        most: int,
+        threads: int,
+        splits: bool,
+        waiting: Callable[[], int],
+    ) -> None:
+        """Tells how a queue is set up, and from now on how many batches wait in it.
+
+        Args:
+            queue: Which.
+            timeout: Seconds that a batch waits for more.
+            largest: Rows of a batch at most.
+            most: Batches that may wait.
+            threads: How many run batches, those of other queues as well.
+            splits: Whether a request may be longer than a batch.
+            waiting: Returns how many batches wait.
+        """
         self.batch_timeout.set(*queue, to=round(timeout * 1e6))
         self.largest_batch.set(*queue, to=largest)
         self.most_batches.set(*queue, to=most)
+        self.batch_threads.set(*queue, to=threads)
+        self.batch_splitting.set(*queue, to=int(splits))
+        self.waiting_batches.set(*queue, to=waiting)
 
     def queued(self, pool: str, queue: Queue, rows: int, seconds: float) -> None:
         """Counts one request that has waited for its batch."""
@@ -267,6 +297,10 @@ class Metrics:
 
     def _all(self) -> list[Counter | Histogram]:
         return sorted(vars(self).values(), key=lambda metric: metric.name)
+
+
+def _now(count: int | Callable[[], int]) -> int:
+    return count() if callable(count) else count
 
 
 def _without(cells: dict[tuple[str, ...], Any], values: tuple[str, ...]) -> dict:

@@ -154,7 +154,7 @@ class RestApi:
         with journal.part("parse"):
             inputs = json_request.inputs(document, infos, paddings)
         for name, array in inputs.arrays.items():
-            tensors.check_size(name, array.nbytes, self._largest_tensor)
+            tensors.check_size(name, array, self._largest_tensor)
         outputs = now(self._core.predict(spec, inputs.arrays, (), call)).outputs
         with journal.part("write"):
             return json_response.rows(outputs) if inputs.rows else json_response.columns(outputs)

@@ -6,13 +6,14 @@ types is what an array already holds.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
+from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.model_server import wire
@@ -72,7 +73,7 @@ class DecodedInputs(Mapping):
     def __getitem__(self, name: str) -> np.ndarray:
         try:
             if self._largest:
-                check_size(name, _size(self._protos[name]), self._largest)
+                _require_size(name, _size(self._protos[name]), self._largest)
             return decode(self._protos[name])
         except ValueError:
             raise invalid(f"tensor parsing error: {name}") from None
@@ -97,13 +98,21 @@ def decode(proto: tensor_pb2.TensorProto) -> np.ndarray:
         raise ValueError(f"no values of type {proto.dtype}")
     kind, shape = _BY_NUMBER[proto.dtype], _shape(proto)
     if content := proto.tensor_content:
+        if proto.dtype == types_pb2.DT_STRING:
+            return _strings(content, math.prod(shape)).reshape(shape)
         return np.frombuffer(content, kind.array).reshape(shape)
     return _fill(_values(kind, getattr(proto, kind.field)), math.prod(shape)).reshape(shape)
 
 
-def check_size(name: str, size: int, largest: int) -> None:
+def check_size(name: str, array: np.ndarray, largest: int) -> None:
     """Raises a ServingError where an input is larger than inputs may be; `largest` 0 is any."""
-    if largest and size > largest:
+    if largest:
+        texts = sum(map(len, array.flat)) if array.dtype == object else 0
+        _require_size(name, array.nbytes + texts, largest)
+
+
+def _require_size(name: str, size: int, largest: int) -> None:
+    if size > largest:
         text = f"Input {name} has {size} bytes, and the server takes {largest} at most"
         raise ServingError(Code.RESOURCE_EXHAUSTED, text)
 
@@ -111,7 +120,14 @@ def check_size(name: str, size: int, largest: int) -> None:
 def _size(proto: tensor_pb2.TensorProto) -> int:
     if proto.dtype not in _BY_NUMBER:
         return 0
-    return math.prod(_shape(proto)) * _BY_NUMBER[proto.dtype].array.itemsize
+    count = math.prod(_shape(proto))
+    size = count * _BY_NUMBER[proto.dtype].array.itemsize
+    if proto.dtype == types_pb2.DT_STRING:
+        texts = proto.string_val
+        size += sum(map(len, texts)) + len(proto.tensor_content)
+        if texts:  # The last one stands for all that are left out.
+            size += max(count - len(texts), 0) * len(texts[-1])
+    return size
 
 
 def encode(array: np.ndarray, as_content: bool = False) -> bytes:
@@ -165,6 +181,19 @@ def _shape(proto: tensor_pb2.TensorProto) -> list[int]:
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise ValueError("the shape is not fully known")
     return shape
+
+
+def _strings(content: bytes, count: int) -> np.ndarray:
+    """Returns `count` strings as TensorFlow packs them: the length of each, then all of them."""
+    lengths, at = [], 0
+    for _ in range(count):
+        length, at = wire.read_varint(content, at)
+        lengths.append(length)
+    if len(content) - at != sum(lengths):
+        raise ValueError(f"{len(content) - at} bytes for strings of {sum(lengths)}")
+    ends = list(itertools.accumulate(lengths, initial=at))
+    strings = [content[start:end] for start, end in itertools.pairwise(ends)]
+    return np.array(strings, object)
 
 
 def _values(kind: _Type, field) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Protobuf's wire format, as far as answers are written straight into it."""
+"""Protobuf's wire format, as far as tensors are written straight into it or read from it."""
 
 LENGTH_DELIMITED = 2
+_LONGEST_VARINT = 10  # Bytes.
 
 
 def varint(value: int) -> bytes:
@@ -16,6 +17,20 @@ def varint(value: int) -> bytes:
 
 
 _SHORT = [bytes([value]) for value in range(128)]
+
+
+def read_varint(content: bytes, at: int) -> tuple[int, int]:
+    """Returns the number at a place in `content`, and the place behind it.
+
+    Raises:
+        ValueError: `content` ends before the number does.
+    """
+    value = 0
+    for shift, byte in enumerate(content[at : at + _LONGEST_VARINT]):
+        value |= (byte & 127) << 7 * shift
+        if byte < 128:
+            return value, at + shift + 1
+    raise ValueError("no number ends here")
 
 
 def head(number: int, length: int) -> bytes:

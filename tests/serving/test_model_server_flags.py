@@ -1,3 +1,5 @@
+import dataclasses
+import os
 import re
 
 import pytest
@@ -26,21 +28,54 @@ def test_a_flag_is_read(arguments, name, value):
     assert getattr(flags.parse(arguments).options, name) == value
 
 
-@pytest.mark.parametrize(
-    ("name", "default"),
-    [
-        ("port", 8500),
-        ("rest_api_port", 0),
-        ("rest_api_timeout_in_ms", 30000),
-        ("model_name", "default"),
-        ("max_num_load_retries", 5),
-        ("load_retry_interval_micros", 60_000_000),
-        ("file_system_poll_wait_seconds", 1),
-        ("saved_model_tags", "serve"),
-    ],
-)
-def test_a_default_is_that_of_tensorflow_serving(name, default):
-    assert getattr(flags.Options(), name) == default
+OFF = """
+    rest_api_enable_cors_support enable_batching allow_version_labels_for_unavailable_models
+    enable_per_model_batching_parameters use_alts_credentials version prefer_tflite_model
+    enable_signature_method_name_check xla_cpu_compilation_enabled xla_gpu_compilation_enabled
+    skip_initialize_tpu enable_grpc_healthcheck_service enable_serialization_as_tensor_content
+"""
+ON = """
+    flush_filesystem_caches enable_model_warmup remove_unused_fields_from_bundle_metagraph
+    enable_profiler
+"""
+EMPTY = """
+    grpc_socket_path batching_parameters_file model_config_file model_base_path
+    tensorflow_session_config_file ssl_config_file platform_config_file grpc_channel_arguments
+    monitoring_config_file thread_pool_factory_config_file mixed_precision
+"""
+ZERO = """
+    rest_api_port model_config_file_poll_wait_seconds num_load_threads num_unload_threads
+    tensorflow_session_parallelism tensorflow_intra_op_parallelism tensorflow_inter_op_parallelism
+    per_process_gpu_memory_fraction num_request_iterations_for_warmup
+"""
+DEFAULTS = {
+    **dict.fromkeys(OFF.split(), False),
+    **dict.fromkeys(ON.split(), True),
+    **dict.fromkeys(EMPTY.split(), ""),
+    **dict.fromkeys(ZERO.split(), 0),
+    "port": 8500,
+    "rest_api_num_threads": 4 * os.cpu_count(),
+    "rest_api_timeout_in_ms": 30000,
+    "model_name": "default",
+    "max_num_load_retries": 5,
+    "load_retry_interval_micros": 60_000_000,
+    "file_system_poll_wait_seconds": 1,
+    "saved_model_tags": "serve",
+    "grpc_max_threads": 4 * os.cpu_count(),
+    "num_tflite_pools": os.cpu_count(),
+    "num_tflite_interpreters_per_pool": 1,
+}
+
+
+def test_the_defaults_are_those_of_tensorflow_serving():
+    chosen = dataclasses.asdict(flags.Options())
+    found = {name: chosen[name] for name in DEFAULTS}
+    assert found == DEFAULTS
+    assert {name: type(value) for name, value in found.items() if value in (0, 1)} == {
+        name: float if name == "per_process_gpu_memory_fraction" else type(default)
+        for name, default in DEFAULTS.items()
+        if default in (0, 1)
+    }
 
 
 def test_unknown_arguments_are_kept_aside():

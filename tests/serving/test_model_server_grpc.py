@@ -163,6 +163,13 @@ def test_a_long_message_is_cut(prediction):
     assert message.endswith("...TRUNCATED")
 
 
+def test_a_long_message_is_cut_by_its_bytes_between_two_characters(prediction):
+    code, message = failure(prediction.Predict, request_for("語" * 2000, x=ONE))
+    assert code == NOT_FOUND
+    assert message.endswith("語語語...TRUNCATED")
+    assert 1021 < len(message.removesuffix("...TRUNCATED").encode()) <= 1024
+
+
 def test_a_deadline_ends_the_work(prediction):
     code, _ = failure(prediction.Predict, request_for("slow", n=np.int32(3_000_000)), timeout=0.2)
     assert code == "DEADLINE_EXCEEDED"
@@ -259,6 +266,13 @@ def test_a_bad_status_request_fails_as_in_tensorflow_serving(models, request_, c
     assert failure(models.GetModelStatus, request_) == (code, message)
 
 
+def test_a_label_is_not_looked_at_where_the_status_is_asked_for(models):
+    request = status_request("half_plus")
+    request.model_spec.version_label = "q"
+    statuses = models.GetModelStatus(request).model_version_status
+    assert [status.version for status in statuses] == [2]
+
+
 def test_an_unknown_method_is_unimplemented(channel):
     method = channel.unary_unary("/tensorflow.serving.SessionService/SessionRun")
     assert failure(method, b"")[0] == "UNIMPLEMENTED"
@@ -274,6 +288,12 @@ def test_the_server_is_healthy(channel, service, answer):
 def test_the_health_of_an_unknown_service_is_not_found(channel):
     method = channel.unary_unary("/grpc.health.v1.Health/Check")
     assert failure(method, b"\x0a\x01q")[0] == NOT_FOUND
+
+
+def test_the_health_of_an_unknown_service_is_watched_as_unknown(channel):
+    watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\x0a\x01q", timeout=10)
+    assert next(watch) == b"\x08\x03"
+    watch.cancel()
 
 
 def test_many_callers_each_get_their_own_answer(prediction):

@@ -122,6 +122,18 @@ def test_the_wait_for_a_batch_is_a_part_of_the_run(serve, tmp_path):
         assert 40 < times["queue"] <= times["model"] <= times["total"]
 
 
+def test_calls_without_a_token_are_written_too(serve, tmp_path):
+    file, tokens = tmp_path / "access.log", tmp_path / "tokens"
+    tokens.write_text("token")
+    with serve(access_log=str(file), auth_token_file=str(tokens)) as (chosen, _):
+        over_grpc(chosen)
+        over_rest(chosen)
+    first, second = lines(file)
+    assert (first["method"], second["method"]) == ("Predict", "POST /v1/models/half:predict")
+    assert {first["status"], second["status"]} == {"UNAUTHENTICATED"}
+    assert first["message"] == second["message"]
+
+
 def test_the_log_may_be_moved_away(serve, tmp_path):
     file = tmp_path / "access.log"
     with serve(access_log=str(file)) as (chosen, _):

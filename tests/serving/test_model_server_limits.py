@@ -48,9 +48,9 @@ def over_grpc(chosen, made):
             return error.code().name, error.details()
 
 
-def over_rest(chosen, body):
+def over_rest(chosen, body, path="/v1/models/default:predict"):
     connection = http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20)
-    connection.request("POST", "/v1/models/default:predict", body)
+    connection.request("POST", path, body)
     response = connection.getresponse()
     text = response.read()
     connection.close()
@@ -70,6 +70,39 @@ def test_a_large_tensor_is_refused(limited):
         assert over_grpc(limited, made) == ("RESOURCE_EXHAUSTED", text)
     body = json.dumps({"inputs": [0] * 101})
     assert over_rest(limited, body) == (429, {"error": text})
+
+
+def texts(*values, size=None):
+    made = request([size or len(values)])
+    made.inputs["x"].dtype = tf.string.as_datatype_enum
+    made.inputs["x"].string_val.extend(values)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "size"),
+    [
+        (texts(b"a" * 393), 401),
+        (texts(b"a" * 100, size=4), 432),
+        (texts(size=51), 408),
+    ],
+    ids=["long", "repeated", "left out"],
+)
+def test_the_length_of_strings_counts(limited, made, size):
+    text = f"Input x has {size} bytes, and the server takes 400 at most"
+    assert over_grpc(limited, made) == ("RESOURCE_EXHAUSTED", text)
+
+
+@pytest.mark.parametrize("method", ["predict", "classify"])
+def test_the_length_of_texts_in_json_counts(model_root, options, free_port, method):
+    chosen = options(model_root=str(model_root), rest_api_port=free_port(), max_tensor_bytes=100)
+    body = {"predict": {"inputs": ["a" * 93]}, "classify": {"examples": [{"x": 0.5}] * 9}}
+    name = {"predict": "words", "classify": "examples"}[method]
+    with Server(chosen):
+        path = f"/v1/models/{name}:{method}"
+        status, answer = over_rest(chosen, json.dumps(body[method]), path)
+    assert status == 429
+    assert answer["error"].endswith("bytes, and the server takes 100 at most")
 
 
 def test_what_is_within_the_limits_is_answered(limited):

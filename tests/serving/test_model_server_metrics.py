@@ -70,19 +70,23 @@ NAMES = [
     ":tensorflow:serving:batching:batch_delay_us_v2 histogram",
     ":tensorflow:serving:batching:batch_size histogram",
     ":tensorflow:serving:batching:batch_timeout_micros gauge",
+    ":tensorflow:serving:batching:enable_large_batch_splitting gauge",
     ":tensorflow:serving:batching:input_batch_size_v2 histogram",
     ":tensorflow:serving:batching:max_batch_size gauge",
     ":tensorflow:serving:batching:max_enqueued_batches gauge",
+    ":tensorflow:serving:batching:num_batch_threads gauge",
     ":tensorflow:serving:batching:padding_size_v2 histogram",
     ":tensorflow:serving:batching:processed_batch_size_v2 counter",
     ":tensorflow:serving:batching_session:queuing_latency histogram",
     ":tensorflow:serving:batching_session:wrapped_run_count counter",
+    ":tensorflow:serving:mlmd_map gauge",
     ":tensorflow:serving:model_warmup_latency histogram",
     ":tensorflow:serving:model_warmup_records_read counter",
     ":tensorflow:serving:request_count counter",
     ":tensorflow:serving:request_example_count_total counter",
     ":tensorflow:serving:request_example_counts histogram",
     ":tensorflow:serving:request_latency histogram",
+    ":tensorflow:serving:request_log_count counter",
     ":tensorflow:serving:runtime_latency histogram",
 ]
 
@@ -150,6 +154,25 @@ def test_requests_are_counted_by_model_and_status(served):
     loads = [name for name in found if "load_attempt_count" in name]
     assert len(loads) == 1
     assert re.search('model_path=".*/half_plus/2",status="success"', loads[0])
+
+
+def test_how_a_queue_is_set_up_and_what_waits_in_it_is_told():
+    metrics, queue = Metrics(), ["a batch"]
+    metrics.queue(("m", "s"), 0.5, 8, 10, 4, True, waiting=lambda: len(queue))
+    labels = '{model_name="m",op_name="s"}'
+
+    def value(name):
+        return next(
+            int(line.split()[-1]) for line in metrics.page().splitlines() if name + labels in line
+        )
+
+    names = ["batch_timeout_micros", "max_batch_size", "max_enqueued_batches"]
+    names += ["num_batch_threads", "enable_large_batch_splitting"]
+    found = [value(f":tensorflow:serving:batching:{name}") for name in names]
+    assert found == [500_000, 8, 10, 4, 1]
+    assert value(":transduce:serving:waiting_batches") == 1
+    queue.clear()
+    assert value(":transduce:serving:waiting_batches") == 0
 
 
 def test_a_reload_tells_what_metrics_grew_by(served):

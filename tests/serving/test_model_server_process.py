@@ -1,5 +1,6 @@
 """The server as a whole: how it starts, follows its folders, and stops."""
 
+import dataclasses
 import http.client
 import os
 import shutil
@@ -10,8 +11,11 @@ import sys
 import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving.client import Client, ModelNotFound
 from serving.model_server import main
@@ -64,6 +68,32 @@ def test_a_new_version_takes_over_without_a_gap(root, options, save_half_plus, t
             answers.append(answer(client))
         assert [a for i, a in enumerate(answers) if answers[i - 1] != a or not i] == [[1.0], [2.0]]
         wait_until(lambda: states(client) == {2: "AVAILABLE", 1: "END"})
+
+
+def test_the_same_port_twice_serves_grpc_alone(root, options, caplog):
+    chosen = options(model_root=str(root))
+    twice = dataclasses.replace(chosen, rest_api_port=chosen.port)
+    with Server(twice), Client(f"localhost:{chosen.port}") as client:
+        assert answer(client) == [1.0]
+    assert "--rest_api_port cannot be same as --port" in caplog.text
+
+
+def test_tags_that_a_model_lacks_are_named(root, options):
+    said = refusal(options(model_root=str(root), saved_model_tags="serve,gpu"))
+    assert "could not be found in SavedModel" in said
+    assert "gpu" in said
+
+
+def test_numbers_may_be_answered_in_tensor_content(root, options):
+    chosen = options(model_root=str(root), enable_serialization_as_tensor_content=True)
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "a"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(ZERO))
+    with Server(chosen), grpc.insecure_channel(f"localhost:{chosen.port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        tensor = stub.Predict(request).outputs["y"]
+    assert tensor.tensor_content == np.float32([1]).tobytes()
+    assert not tensor.float_val
 
 
 def test_a_new_model_is_picked_up_and_a_removed_one_let_go(root, options, save_half_plus, tmp_path):
@@ -208,9 +238,25 @@ def test_an_empty_root_says_what_is_expected(tmp_path, capfd):
 
 def test_a_server_without_one_good_model_does_not_start(tmp_path, free_port, capfd):
     (tmp_path / "a/1").mkdir(parents=True)
-    code, out = started([f"--model_root={tmp_path}", f"--port={free_port()}"], capfd)
+    flags = [f"--model_root={tmp_path}", f"--port={free_port()}", "--max_num_load_retries=0"]
+    code, out = started(flags, capfd)
     assert code == 255
     assert "1 servable(s) did not become available: {{name: a version: 1} due to error: " in out
+
+
+def test_a_server_without_a_model_starts_once_a_further_try_loads_one(
+    model_root, options, tmp_path, caplog
+):
+    (tmp_path / "a/1").mkdir(parents=True)
+    retries = {"max_num_load_retries": 1000, "load_retry_interval_micros": 50_000}
+    chosen = options(model_root=str(tmp_path), **retries)
+    source, target = model_root / "half_plus/1", tmp_path / "a/1"
+    copy = threading.Timer(0.5, shutil.copytree, (source, target), {"dirs_exist_ok": True})
+    copy.start()
+    with Server(chosen), Client(f"localhost:{chosen.port}") as client:
+        copy.join()
+        assert states(client, "a") == {1: "AVAILABLE"}
+    assert "999 more tries, the next in 0.05 s" in caplog.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

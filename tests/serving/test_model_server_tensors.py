@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
-from serving.model_server import tensors
+from serving.model_server import tensors, wire
 from serving.model_server.errors import ServingError
 
 FIELDS = {
@@ -59,6 +59,15 @@ def test_what_is_written_is_read(dtype, example_of):
     np.testing.assert_array_equal(tensors.decode(proto), array)
 
 
+@pytest.mark.parametrize("texts", [[], [b""], [b"one", b"x" * 300, b"", b"four"]])
+def test_strings_are_read_from_content_as_tensorflow_packs_them(texts):
+    packed = b"".join(wire.varint(len(text)) for text in texts) + b"".join(texts)
+    proto = proto_of("string", [len(texts), 1], tensor_content=packed)
+    assert tensors.decode(proto).tolist() == [[text] for text in texts]
+    if packed:
+        assert tf.io.parse_tensor(proto.SerializeToString(), tf.string).shape == [len(texts), 1]
+
+
 def test_content_can_be_asked_for():
     array = np.arange(3, dtype=np.float32)
     proto = tensor_pb2.TensorProto.FromString(tensors.encode(array, as_content=True))
@@ -101,6 +110,10 @@ def test_too_few_values_repeat_the_last(proto, values):
         proto_of("float32", [-1], float_val=[1]),
         proto_of("float32", [3], tensor_content=b"1234"),
         proto_of("float32", [1], tensor_content=b"123"),
+        proto_of("string", [2], tensor_content=b"\x01a"),
+        proto_of("string", [1], tensor_content=b"\x05a"),
+        proto_of("string", [1], tensor_content=b"\x01ab"),
+        proto_of("string", [1], tensor_content=b"\x80"),
         tensor_pb2.TensorProto(float_val=[1]),
         tensor_pb2.TensorProto(dtype=99),
         tensor_pb2.TensorProto(dtype=tf.resource.as_datatype_enum),
