@@ -395,10 +395,10 @@ def _dropouts(config):
     return [field.name for field in fields(config) if "dropout" in field.name]
 
 
-def _trained(built, strategy):
+def _trained(built, strategy, **changes):
     """Returns the weights after ten steps without dropout, which is another one on each replica."""
     config = jobfile.load(built.name).job(quick=True).model
-    task = built.again(strategy, **dict.fromkeys(_dropouts(config), 0.0))
+    task = built.again(strategy, **dict.fromkeys(_dropouts(config), 0.0), **changes)
     for variable, value in zip(task.model.variables, built.task.model.variables, strict=True):
         variable.assign(value.numpy())
     step = TrainStep(task, SGD, strategy)
@@ -410,10 +410,13 @@ def _trained(built, strategy):
 def test_two_replicas_do_what_one_does(built):
     two = strategies.mirrored(tf.config.list_logical_devices("CPU")[:2])
     before = [variable.numpy() for variable in built.task.model.variables]
-    weights = _trained(built, built.strategy)
-    for one, other, start in zip(weights, _trained(built, two), before, strict=True):
-        assert np.any(one != start)
-        assert np.linalg.norm(other - one) <= 1e-6 * np.linalg.norm(one)
+    config = jobfile.load(built.name).job(quick=True).model
+    for changes in [{}, {"fused_loss": True}] if hasattr(config, "fused_loss") else [{}]:
+        weights = _trained(built, built.strategy, **changes)
+        others = _trained(built, two, **changes)
+        for one, other, start in zip(weights, others, before, strict=True):
+            assert np.any(one != start)
+            assert np.linalg.norm(other - one) <= 1e-6 * np.linalg.norm(one)
 
 
 def test_a_compiled_decoding_is_that_of_a_graph(built):

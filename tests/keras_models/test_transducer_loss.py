@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -114,15 +115,35 @@ def test_loss_is_minus_the_log_of_the_sum_over_all_alignments(route):
     np.testing.assert_allclose(losses, _brute_forces(*batch), rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [30.0, 1e4])
-def test_extreme_logits_are_exact(scale):
+@pytest.mark.parametrize("route", ["graph", "xla"])
+@pytest.mark.parametrize(("scale", "rounding"), [(30.0, 4e-6), (1e4, 1e-3)])
+def test_extreme_logits_are_exact(scale, rounding, route):
     logits, labels, logit_lengths, label_lengths = _batch(seed=1)
     logits = np.sign(logits) * np.float32(scale) + logits
-    losses, gradient = _compute("graph", logits, labels, logit_lengths, label_lengths)
+    losses, gradient = _compute(route, logits, labels, logit_lengths, label_lengths)
     expected = _brute_forces(logits, labels, logit_lengths, label_lengths)
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    for b, (frames, length) in enumerate(zip(logit_lengths, label_lengths, strict=True)):
+        if frames:
+            _, right = _forward_backward(logits[b, :frames, : length + 1], labels[b, :length])
+            found = gradient[b, :frames, : length + 1]
+            np.testing.assert_allclose(found, right, rtol=0, atol=rounding)
     assert np.isfinite(gradient).all()
-    np.testing.assert_allclose(gradient.sum(-1), 0.0, atol=1e-6)
+
+
+def test_nothing_of_the_size_of_the_scores_is_held_beside_the_gradient():
+    rest = [tf.ones([2, 9], tf.int32), tf.constant([12, 12]), tf.constant([9, 9])]
+
+    @tf.function(autograph=False, jit_compile=True)
+    def compute(logits):
+        return _loss_and_gradient(logits, *rest)
+
+    compiled = compute.experimental_get_compiler_ir(tf.ones([2, 12, 10, 64]))(stage="optimized_hlo")
+    _, entry = compiled.split("ENTRY ")
+    whole = re.findall(r"(%\S+) = f32\[2,12,10,64\]\S* (\w+)\((.*?)\)", entry)
+    [(_, first, _), (exponentials, second, _), (_, third, operands)] = whole
+    assert (first, second, third) == ("parameter", "fusion", "fusion")
+    assert exponentials in operands.split(", ")  # The gradient is written in their place.
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -225,11 +225,18 @@ def test_neither_frames_nor_labels_cost_nothing(entry, route):
         assert not any(x.any() for x in gradients)
 
 
+@pytest.mark.parametrize("route", ["eager", "xla"])
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_bfloat16_is_computed_in_float32(entry):
+def test_bfloat16_is_computed_in_float32(entry, route):
     scores, labels = _batch(entry, seed=4)
     half = [tf.cast(x, tf.bfloat16) for x in scores]
-    losses, gradients = _gradients(ENTRIES[entry][0], half, labels, FRAMES, LABELS)
+
+    def compute(*scores):
+        return _gradients(ENTRIES[entry][0], scores, labels, FRAMES, LABELS)
+
+    if route != "eager":
+        compute = tf.function(compute, **ROUTES[route])
+    losses, gradients = compute(*half)
     expected = _compute(entry, "graph", [tf.cast(x, tf.float32) for x in half], labels)
     assert losses.dtype == tf.float32
     assert {x.dtype for x in gradients} == {tf.bfloat16}
@@ -471,6 +478,32 @@ def test_long_examples_are_exact():
     )
     np.testing.assert_allclose(fused[0], [loss], rtol=1e-6)
     np.testing.assert_allclose(fused[1][0][0] * small, by_logits.sum(1), rtol=0, atol=2e-5)
+
+
+def test_the_gradients_of_a_long_example_s_joint_are_those_of_float64():
+    frames, length, symbols, units = 1200, 200, 8, 8
+    random = np.random.default_rng(21)
+    sizes = {"B": 1, "T": frames, "W": length + 1, "V": symbols, "D": units}
+    scores = [random.normal(size=[sizes[x] for x in s]) for s in ENTRIES["fused"][1]]
+    scores = [x.astype(np.float32) for x in scores]
+    labels = random.integers(1, symbols, (1, length))
+    losses, gradients = _compute(
+        "fused", "xla", scores, labels, np.array([frames]), np.array([length])
+    )
+    encoding, prediction, kernel, bias = (x.astype(np.float64) for x in scores)
+    hidden = np.tanh(encoding[0][:, None] + prediction[0])
+    loss, by_logits = _forward_backward(hidden @ kernel + bias, labels[0])
+    by_sum = by_logits @ kernel.T * (1 - hidden**2)
+    expected = [
+        by_sum.sum(1)[None],
+        by_sum.sum(0)[None],
+        np.einsum("tud,tuv->dv", hidden, by_logits),
+        by_logits.sum((0, 1)),
+    ]
+    np.testing.assert_allclose(losses, [loss], rtol=1e-6)
+    # The scores, sums of products, are rounded to float32, and a path adds up a thousand of them.
+    for actual, right in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(actual, right, rtol=0, atol=1e-4 * np.abs(right).max())
 
 
 def _forward_backward(logits, labels):
