@@ -20,15 +20,13 @@ _HASH_FACTOR = 6364136223846793005
 
 
 class _Beam(NamedTuple):
-    """K hypotheses an example, no two of which have both labels and frame in common."""
+    """K hypotheses an example, no two of which have labels, frame and `symbols` in common."""
 
     frames: tf.Tensor  # [B, K] int32, the frame each is at
     symbols: tf.Tensor  # [B, K] int32, emitted at that frame
     log_probability: tf.Tensor  # [B, K], of all its paths; that of a place without one is -inf
     best_path: tf.Tensor  # [B, K], of the likeliest of its paths
     hashed: tf.Tensor  # [B, K] int64, of its labels
-    hashed_before: tf.Tensor  # [B, K] int64, of its labels but for the last
-    last: tf.Tensor  # [B, K] int32, the last label
     lengths: tf.Tensor  # [B, K] int32
     tokens: tf.Tensor  # [B, K, U] int32
     token_frames: tf.Tensor  # [B, K, U] int32, of its best path
@@ -63,9 +61,9 @@ def beam_transducer_search(
     """Returns the `K` best hypotheses of each example, the probabilities of their paths summed.
 
     Every step takes some hypotheses of the beam and puts in their place what they become by the
-    blank, at the next frame, and by each label, at the same frame. What has labels and frame in
-    common is then one hypothesis, whose probability is the sum (prefix merging). The `K` likeliest
-    stay. The orders differ in which hypotheses are taken:
+    blank, at the next frame, and by each label, at the same frame. What comes by the blank to the
+    same labels and frame is then one hypothesis, whose probability is the sum (prefix merging).
+    The `K` likeliest stay. The orders differ in which hypotheses are taken:
 
         frame      all that have not had the blank of the earliest frame: the search of Graves
                    2012 (arXiv 1211.3711), which takes them one by one, here `K` at once
@@ -78,8 +76,10 @@ def beam_transducer_search(
 
     In every order hypotheses that wait for others, at the next frame or at the end, keep a place
     in the beam only while they are among the `K` likeliest. So a beam of 1 takes the likeliest
-    symbol at every node: it is the greedy search, for `adaptive` where `expansion_beta` is 0. A
-    beam with room for all prefixes at two frames finds every hypothesis with its exact probability.
+    symbol at every node: it is the greedy search. A beam with room for all that there is at a time
+    (labels, frame, and how many of the labels were emitted at that frame) finds every hypothesis
+    with its exact probability; `adaptive` does where it has nothing to leave out, `beam +
+    expansion_beta` being the number of symbols and `expansion_gamma` infinite.
 
     The search is one `tf.while_loop`: in a graph, in an exported one, eagerly, and with
     `max_length` under XLA.
@@ -93,9 +93,7 @@ def beam_transducer_search(
         order: see above.
         blank: the symbol that consumes a frame.
         max_symbols_per_frame: bound on the labels emitted at one frame, at least 1. Where it is
-            reached the blank is taken, whatever its probability. In the order `alignment`, which
-            merges paths that have emitted more labels at a frame with others that have emitted
-            less, it is the likeliest one that counts.
+            reached the blank is taken, whatever its probability.
         max_length: bound on the labels of a hypothesis, and the number of columns of `tokens`,
             as in `greedy_transducer_search`.
         length_normalization: hypotheses are ranked, at the end, by `log_probability / U^this`:
@@ -117,7 +115,6 @@ def beam_transducer_search(
     if width is None:
         width = tf.reduce_max(tf.pad(frame_lengths, [[0, 1]])) * max_symbols_per_frame
     last_frames = tf.maximum(frame_lengths - 1, 0)[:, tf.newaxis]
-    merge = _merge_longer_with_kept if order == "alignment" else _merge_kept
 
     def step(found):
         taken = _unfinished(found, frame_lengths)
@@ -130,8 +127,8 @@ def beam_transducer_search(
         full = (found.symbols >= max_symbols_per_frame) | (found.lengths >= width)
         if order == "adaptive":
             scores = _expansions(scores, full, blank, beam + expansion_beta, expansion_gamma)
-        candidates = merge(found, taken, _candidates(found, taken, full, scores, blank))
-        return _best(found, candidates, advance)
+        candidates = _candidates(found, taken, full, scores, blank)
+        return _best(found, _merge_kept(found, candidates), advance)
 
     found = tf.while_loop(
         lambda *found: tf.reduce_any(_unfinished(_Beam(*found), frame_lengths)),
@@ -155,8 +152,6 @@ def _start(initial_state, batch, beam, width):
         log_probability=first,
         best_path=first,
         hashed=tf.cast(zeros, tf.int64),
-        hashed_before=tf.cast(zeros, tf.int64),
-        last=zeros,
         lengths=zeros,
         tokens=none,
         token_frames=none,
@@ -202,10 +197,11 @@ def _candidates(found, taken, full, scores, blank):
     )
 
 
-def _merge_kept(found, _, candidates):
+def _merge_kept(found, candidates):
     """Returns the candidates with one for all that have equal labels and the blank of a frame.
 
-    They had emitted more or fewer of those labels at that frame. The one of the likeliest path
+    They had emitted more or fewer of those labels at that frame, and so had been kept apart: a
+    bound on their number holds for some earlier than for others. The one of the likeliest path
     stays.
     """
     same = _pairs(_present(found), _present(found))
@@ -216,35 +212,6 @@ def _merge_kept(found, _, candidates):
     stays = tf.argmax(paths, axis=1, output_type=tf.int32) == tf.range(same.shape[1])
     kept = tf.where(stays, tf.reduce_logsumexp(total, axis=1), _NEVER)
     return candidates._replace(kept=kept)
-
-
-def _merge_longer_with_kept(found, taken, candidates):
-    """Returns the candidates with one for both that come to equal labels and frame.
-
-    One comes by the blank, the other by the last label from a shorter one, which is at that frame
-    already. The one of the likelier path stays.
-    """
-    beam = found.frames.shape[1]
-    symbols = candidates.longer.shape[1] // beam
-    follows = _pairs(_present(found) & taken, _present(found))  # [B, K shorter, K]
-    follows &= _pairs(found.frames, candidates.kept_frames, tf.equal)
-    follows &= _pairs(found.lengths + 1, found.lengths, tf.equal)
-    follows &= _pairs(found.hashed, found.hashed_before, tf.equal)
-    shorter = tf.argmax(follows, axis=1, output_type=tf.int32)
-    place = shorter * symbols + found.last
-    by_label = tf.gather(candidates.longer, place, batch_dims=1)
-    path = tf.gather(found.best_path, shorter, batch_dims=1)
-    path += tf.gather(candidates.by_label, place, batch_dims=1)
-    both = tf.reduce_any(follows, axis=1) & (by_label > _NEVER)
-    total = tf.reduce_logsumexp(tf.stack([candidates.kept, by_label]), axis=0)
-    longer_stays = both & (path > candidates.kept_path)
-    kept = tf.where(longer_stays, _NEVER, tf.where(both, total, candidates.kept))
-    # Minimum and maximum, as many that have no such place share one that means nothing.
-    examples = tf.broadcast_to(tf.range(tf.shape(place)[0])[:, tf.newaxis], tf.shape(place))
-    at = tf.stack([examples, place], axis=-1)
-    longer = tf.tensor_scatter_nd_min(candidates.longer, at, tf.where(both, _NEVER, -_NEVER))
-    longer = tf.tensor_scatter_nd_max(longer, at, tf.where(longer_stays, total, _NEVER))
-    return candidates._replace(kept=kept, longer=longer)
 
 
 def _pairs(of_rows, of_columns, relation=tf.logical_and):
@@ -281,8 +248,6 @@ def _best(found, candidates, advance):
         log_probability=log_probability,
         best_path=tf.where(emits, longer_path, of_parent(candidates.kept_path)),
         hashed=tf.where(emits, longer_hash(hashed, label), hashed),
-        hashed_before=tf.where(emits, hashed, of_parent(found.hashed_before)),
-        last=tf.where(emits, label, of_parent(found.last)),
         lengths=lengths + tf.cast(emits, tf.int32),
         tokens=tf.where(written, label[..., tf.newaxis], of_parent(found.tokens)),
         token_frames=tf.where(written, frames[..., tf.newaxis], of_parent(found.token_frames)),

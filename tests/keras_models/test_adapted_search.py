@@ -13,7 +13,8 @@ B, T, V, LIMIT = 3, 4, 4, 3  # blank, 1, 2, 3
 LENGTHS = np.array([4, 1, 3])
 LEXICON = [(1, 2), (1, 2, 3), (2,), (3, 3, 1), (2, 1)]
 OPTIONS = {"max_symbols_per_frame": 2, "max_length": LIMIT}
-WIDE = {"beam": 90, "order": "frame", **OPTIONS}
+WIDE = {"beam": 160, "expansion_gamma": float("inf"), **OPTIONS}
+ORDERS = ["frame", "alignment", "adaptive"]
 
 
 def _table(seed, *shape):
@@ -79,7 +80,8 @@ def _within_lexicon(kind="lexicon", sequences=LEXICON):
     return within_trie(_transducer(), build_trie(sequences), LENGTHS, kind)
 
 
-def test_language_models_add_their_weighted_scores_of_every_label():
+@pytest.mark.parametrize("order", ORDERS)
+def test_language_models_add_their_weighted_scores_of_every_label(order):
     steps = with_language_model(_transducer(), _bigrams(TARGET), 0.7)
     steps = with_language_model(steps, _bigrams(SOURCE), -0.4)
 
@@ -87,7 +89,7 @@ def test_language_models_add_their_weighted_scores_of_every_label():
         pairs = [*zip((0, *labels), labels, strict=False)]
         return sum(0.7 * TARGET[pair] - 0.4 * SOURCE[pair] for pair in pairs)
 
-    hypotheses = beam_transducer_search(*steps, LENGTHS, **WIDE)
+    hypotheses = beam_transducer_search(*steps, LENGTHS, order=order, **WIDE)
     _assert_found(hypotheses, lambda example: _totals(example, extra))
 
 
@@ -101,8 +103,9 @@ def test_a_language_model_of_no_weight_changes_nothing():
         np.testing.assert_array_equal(found, expected)
 
 
-def test_within_a_lexicon_its_sequences_are_found_and_no_others():
-    hypotheses = beam_transducer_search(*_within_lexicon(), LENGTHS, **WIDE)
+@pytest.mark.parametrize("order", ORDERS)
+def test_within_a_lexicon_its_sequences_are_found_and_no_others(order):
+    hypotheses = beam_transducer_search(*_within_lexicon(), LENGTHS, order=order, **WIDE)
 
     def allowed(example):
         totals = _totals(example)
@@ -115,7 +118,7 @@ def test_within_a_lexicon_its_sequences_are_found_and_no_others():
 @pytest.mark.parametrize("beginnings", [[(1, 2), (3,)], [(2, 2)], [()]])
 def test_after_a_given_beginning_anything_is_found(beginnings):
     steps = _within_lexicon("beginnings", beginnings)
-    hypotheses = beam_transducer_search(*steps, LENGTHS, **WIDE)
+    hypotheses = beam_transducer_search(*steps, LENGTHS, order="frame", **WIDE)
     for example in (0, 2):
         expected = {
             labels: total
@@ -128,7 +131,7 @@ def test_after_a_given_beginning_anything_is_found(beginnings):
             assert found[labels] == pytest.approx(total, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("order", ["frame", "alignment"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_a_beam_of_one_is_greedy_within_a_lexicon_too(order):
     steps = with_language_model(_within_lexicon(), _bigrams(TARGET), 0.5)
     options = {**OPTIONS, "max_length": 5}
@@ -149,13 +152,35 @@ def test_where_the_bounds_leave_no_sequence_there_is_no_hypothesis():
     np.testing.assert_array_equal(greedy.log_probability, np.full(B, -np.inf))
 
 
-def test_an_adapted_search_is_the_same_under_xla():
-    def search():
-        steps = with_language_model(_within_lexicon(), _bigrams(TARGET), 0.5)
-        return beam_transducer_search(*steps, LENGTHS, beam=4, order="alignment", **OPTIONS)
+def _adapted(lengths, order):
+    """Returns what a beam finds within a lexicon and with a language model."""
+    steps = within_trie(_transducer(), build_trie(LEXICON), lengths)
+    steps = with_language_model(steps, _bigrams(TARGET), 0.5)
+    return beam_transducer_search(*steps, lengths, beam=4, order=order, **OPTIONS)
 
-    for found, expected in zip(tf.function(search, jit_compile=True)(), search(), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+def test_an_adapted_search_is_the_same_under_xla():
+    search = tf.function(_adapted, jit_compile=True)
+    expected = _adapted(LENGTHS, "alignment")
+    for found, values in zip(search(LENGTHS, "alignment"), expected, strict=True):
+        np.testing.assert_allclose(found, values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_adapted_search_is_the_same_exported(order, tmp_path):
+    module = tf.Module()
+    module.search = tf.function(
+        lambda lengths: _adapted(lengths, order)._asdict(),
+        input_signature=[tf.TensorSpec([B], tf.int32)],
+        autograph=False,
+    )
+    tf.saved_model.save(module, str(tmp_path))
+    search = tf.saved_model.load(str(tmp_path)).search
+    for lengths in (LENGTHS, LENGTHS[::-1]):
+        expected = _adapted(lengths, order)
+        assert len(_found(expected, 0)) > 1
+        for name, values in search(tf.constant(lengths, tf.int32)).items():
+            np.testing.assert_allclose(values, getattr(expected, name), rtol=1e-5)
 
 
 def test_a_trie_holds_something():
