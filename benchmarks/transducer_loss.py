@@ -217,8 +217,6 @@ def _favour_alignments(arrays, random):
 def _share_of_nodes(arrays):
     """Returns the share of nodes that the gradient of a fused loss needs in float32."""
     frames, width = arrays["encoding"].shape[1], arrays["prediction"].shape[1]
-    # Of a frame or column, those of less together have less than the rounding of 1.
-    least = 2.0**-24 / max(frames, width)
     needed = []
     for encoding, prediction, labels in zip(
         arrays["encoding"], arrays["prediction"], arrays["labels"], strict=True
@@ -231,8 +229,15 @@ def _share_of_nodes(arrays):
             arcs[0, t] = scores[:, 0] - norm
             arcs[1, t, :-1] = scores[np.arange(width - 1), labels] - norm[:-1]
         _, by_blank, by_label = _occupancies(*arcs)
-        needed.append(np.mean(by_blank + by_label > least))
+        occupied = by_blank + by_label
+        needed.append(np.mean(_but_ends(occupied) | _but_ends(occupied.T).T))
     return np.mean(needed)
+
+
+def _but_ends(rows):
+    """Returns False for those at either end that add to half of the rounding of 1 at most."""
+    backward = rows[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return np.minimum(rows.cumsum(axis=1), backward) > 2.0**-25
 
 
 def _check_agreement(results):

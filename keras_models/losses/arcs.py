@@ -1,5 +1,6 @@
 """From scores of symbols to the arcs of a transducer's lattice, and their gradient back."""
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -26,7 +27,7 @@ def symbols_of_arcs(labels, size):
     return tf.pad(tf.clip_by_value(labels, 0, size - 1), [[0, 0], [0, 1]])
 
 
-def score_arcs(logits, symbols, blank, factored_blank):
+def score_arcs(logits, symbols, blank, factored_blank, parts=1):
     """Returns the `Arcs` of joint scores.
 
     Args:
@@ -34,11 +35,12 @@ def score_arcs(logits, symbols, blank, factored_blank):
         symbols: `[B, T or 1, U + 1]` integers, the label that leads on from each node.
         blank: the symbol that consumes a frame.
         factored_blank: whether the blank has a sigmoid of its own, as in `transducer_loss`.
+        parts: how many parts of the symbols are reduced beside each other: with 8, XLA takes a
+            third less time for it, and a plain graph twice as long.
     """
     logits = tf.cast(logits, tf.float32)
     scores = without_blank(logits, blank) if factored_blank else logits
-    tops = tf.reduce_max(scores, axis=-1)  # [B, T, U + 1]
-    sums = tf.reduce_sum(tf.exp(scores - tops[..., None]), axis=-1)
+    tops, sums = _tops_and_sums(scores, parts)  # [B, T, U + 1]
     symbols = tf.broadcast_to(symbols, tf.shape(scores)[:3])
     of_labels = tf.gather(scores, symbols, batch_dims=3)
     return normalise_arcs(
@@ -48,6 +50,23 @@ def score_arcs(logits, symbols, blank, factored_blank):
         sums,
         factored_blank,
     )
+
+
+def _tops_and_sums(scores, parts):
+    """Returns the greatest of the scores over the last axis, and the sum of exp(score − top).
+
+    Of all parts of the axis the first numbers are reduced beside the second ones, and so on: many
+    at a time, where XLA would reduce a row number by number.
+    """
+    size = tf.shape(scores)[-1]
+    even = size - size % parts
+    equal, rest = tf.split(scores[..., :even], parts, axis=-1), scores[..., even:]
+    tops = tf.maximum(
+        tf.reduce_max(functools.reduce(tf.maximum, equal), axis=-1), tf.reduce_max(rest, axis=-1)
+    )
+    added = tf.add_n([tf.exp(x - tops[..., None]) for x in equal])
+    of_rest = tf.exp(rest - tops[..., None])
+    return tops, tf.reduce_sum(added, axis=-1) + tf.reduce_sum(of_rest, axis=-1)
 
 
 def normalise_arcs(blanks, labels, tops, sums, factored_blank):

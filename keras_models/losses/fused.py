@@ -19,6 +19,8 @@ from keras_models.losses.lattice import transducer_lattice
 # products products of matrices.
 _SCORES = 2**21
 _LEAST_NODES, _MOST_NODES = 256, 1024
+# Parts of the symbols that are reduced beside each other.
+_PARTS = 8
 
 # Half of the distance between 1 and the next float32.
 _ROUNDING = 2.0**-24
@@ -50,9 +52,9 @@ def fused_transducer_loss(
     On the way back neither are nodes that hardly a path goes through: most of them, once a model
     has learnt something. The gradient by the scores of a node has at most twice the node's
     occupancy, the probability that a path goes through it, as the sum of its absolute values.
-    Left out are nodes with one of at most 2^−24 / max(T, U + 1). Those of a frame, or those of a
-    column, thus have one of 2^−24 at most together, beside the 1 of all paths; that is no more
-    than float32 rounds by what it sums up there.
+    Left out are nodes at the ends of their frame and of their column. Those of a frame, or those
+    of a column, have an occupancy of 2^−24 at most together, beside the 1 of all paths; that is no
+    more than float32 rounds by what it sums up there.
 
     Args:
         encoding: `[B, T, D]` floats, the encoder's output as projected for the joint.
@@ -110,6 +112,25 @@ def fused_transducer_loss(
     return losses_of(*joint)
 
 
+def needed_nodes(occupied):
+    """Returns which nodes the gradient needs in float32, `[B, T, U + 1]` bool.
+
+    Of a frame or a column it does not need those at its either end that paths go through with
+    2^−25 at most together. A node is left out where neither its frame nor its column needs it.
+
+    Args:
+        occupied: `[B, T, U + 1]` floats, the probability that a path goes through the node.
+    """
+
+    def needed_along(axis):
+        before = tf.cumsum(occupied, axis)
+        after = tf.cumsum(occupied, axis, reverse=True)
+        # Not `>`: a NaN is to be seen in the gradient.
+        return ~((before <= _ROUNDING / 2) | (after <= _ROUNDING / 2))
+
+    return needed_along(1) | needed_along(2)
+
+
 def _nodes_at_a_time(batch, frames, width, size):
     """Returns how many nodes are computed together, for static sizes that may be None."""
     most = max(_LEAST_NODES, min(_MOST_NODES, _SCORES // (size or _SCORES)))
@@ -158,7 +179,8 @@ class _Scores:
 
         def step(n, nodes, found):
             hidden, _, column = self._hidden(nodes)
-            arcs = score_arcs(*self._logits(hidden, column), self._blank, self._factored_blank)
+            scores = self._logits(hidden, column)
+            arcs = score_arcs(*scores, self._blank, self._factored_blank, _PARTS)
             return [found.write(n, tf.concat(arcs, axis=0)[:, 0])]
 
         # At least one, for XLA, which takes nothing from an empty list.
@@ -178,13 +200,14 @@ class _Scores:
             occupied: `[B, T, U + 1]` floats, the probability that a path goes through the node.
         """
         batch, frames, width = self._shape
-        least = _ROUNDING / tf.cast(tf.maximum(frames, width), tf.float32)
-        # Not `>`: a NaN is to be seen in the gradient.
-        order, _, count = _partition(~(occupied <= least))
+        depth = tf.shape(self._kernel)[0]
+        order, _, count = _partition(needed_nodes(occupied))
         known = tf.stack([arcs.tops, arcs.sums, *pulls], axis=-1)  # [B, T, U + 1, 5]
         known = _listed(known, 5)
+        # Multiplied by many times: here once is faster than in every product.
+        transposed = tf.transpose(self._kernel)
 
-        def step(_, nodes, by_encoding, by_prediction, by_kernel, by_bias):
+        def step(_, nodes, by_encoding, by_prediction, by_weights):
             hidden, frame, column = self._hidden(nodes)
             logits, symbols = self._logits(hidden, column)
             tops, sums, *pulls = tf.unstack(tf.gather(known, nodes)[None, None], axis=-1)
@@ -196,23 +219,25 @@ class _Scores:
                 self._blank,
                 self._factored_blank,
             )[0, 0]  # [K, V]
-            by_sum = tf.matmul(by_logits, self._kernel, transpose_b=True) * (1.0 - hidden**2)
+            by_sum = tf.matmul(by_logits, transposed) * (1.0 - hidden**2)
+            # The bias is what multiplies 1. XLA's product is slower with what it transposes itself.
+            inputs = tf.concat([tf.transpose(hidden), tf.ones([1, self._nodes])], axis=0)
             return [
                 tf.tensor_scatter_nd_add(by_encoding, frame[:, None], by_sum),
                 tf.tensor_scatter_nd_add(by_prediction, column[:, None], by_sum),
-                by_kernel + tf.matmul(hidden, by_logits, transpose_a=True),
-                by_bias + tf.reduce_sum(by_logits, axis=0),
+                by_weights + tf.matmul(inputs, by_logits),
             ]
 
-        joint = (self._encoding, self._prediction, self._kernel, self._bias)
-        by_encoding, by_prediction, *by_weights = self._loop(
+        weights = tf.concat([self._kernel, self._bias[None]], axis=0)
+        joint = (self._encoding, self._prediction, weights)
+        by_encoding, by_prediction, by_weights = self._loop(
             step, order, count, [tf.zeros_like(x) for x in joint]
         )
-        depth = tf.shape(self._kernel)[0]
         return [
             tf.reshape(by_encoding[:-1], [batch, frames, depth]),
             tf.reshape(by_prediction[:-1], [batch, width, depth]),
-            *by_weights,
+            by_weights[:-1],
+            by_weights[-1],
         ]
 
     def _hidden(self, nodes):
