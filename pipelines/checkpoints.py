@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,18 +40,22 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int, weights: Mapping[str, tf.Variable], **state):
-        self._folder, self._weights = folder, weights
+        self._folder, self._keep, self._weights = folder, keep, weights
         self._checkpoint = tf.train.Checkpoint(weights=dict(weights), **state)
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), keep)
+        self._saved: list[int] = []  # steps; those that cannot be read are not among them
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint.
+        """Writes a checkpoint, then removes those that are not to be kept.
 
         Raises:
             CheckpointNotSaved: On a full disk, say.
         """
+        self._checkpoint.save_counter.assign(step)  # which TensorFlow expects in a checkpoint
         with _told(step, self._folder):
-            self._manager.save(step, options=_here())
+            self._checkpoint.write(str(self._folder / f"ckpt-{step}"), _here())
+            before = [each for each in self._saved if each != step]
+            self._saved = [*before, step][-self._keep :]
+            remove_others(self._folder, self._saved)
 
     def restore_latest(self) -> list[str]:
         """Restores the last checkpoint that is whole, all of it; nothing where none was saved.
@@ -62,14 +67,17 @@ class Checkpoints:
             DamagedCheckpoint: If there are checkpoints and none is whole.
             OtherModel: If a checkpoint's weights have other names or shapes.
         """
-        passed_over = []
-        for path in reversed(self._manager.checkpoints):
+        passed_over, steps = [], steps_in(self._folder)
+        while steps:
+            path = self._folder / f"ckpt-{steps[-1]}"
             try:
                 _require_same_model(path, self._weights)
-                self._checkpoint.restore(path, _here()).assert_consumed()
+                self._checkpoint.restore(str(path), _here()).assert_consumed()
+                self._saved = steps
                 return passed_over
             except _UNREADABLE as error:
                 passed_over.append(f"{path} cannot be read: {error}")
+                steps.pop()
         if passed_over:
             raise DamagedCheckpoint(
                 f"One of the checkpoints in {self._folder} must be whole. Received: "
@@ -100,7 +108,7 @@ def write_weights(weights: Mapping[str, tf.Variable], folder: Path, step: int) -
 
 
 def read_weights(weights: Mapping[str, tf.Variable], path: Path) -> None:
-    """Gives variables what was written.
+    """Gives variables what was written, by `write_weights` or in a whole checkpoint.
 
     Raises:
         DamagedCheckpoint: If it cannot be read.
@@ -108,9 +116,29 @@ def read_weights(weights: Mapping[str, tf.Variable], path: Path) -> None:
     """
     try:
         _require_same_model(path, weights)
-        tf.train.Checkpoint(weights=dict(weights)).read(str(path), _here()).assert_consumed()
+        status = tf.train.Checkpoint(weights=dict(weights)).read(str(path), _here())
+        status.expect_partial().assert_existing_objects_matched()
     except _UNREADABLE as error:
         raise DamagedCheckpoint(f"{path} must be whole. Received: {_first_line(error)}") from error
+
+
+def remove_others(folder: Path, steps: Sequence[int]) -> None:
+    """Removes what is not of these steps: the index first, without which data are no checkpoint."""
+    keep = {f"ckpt-{step}" for step in steps}
+    for path in sorted(folder.glob("ckpt-*"), key=lambda path: path.suffix != ".index"):
+        if path.is_dir():  # what was being written when a process was killed
+            shutil.rmtree(path)
+        elif path.stem not in keep:
+            path.unlink()
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, rising.
+
+    By their names: the list that TensorFlow would keep is one more file that may be torn.
+    """
+    names = [re.fullmatch(r"ckpt-(\d+)", path.stem) for path in folder.glob("ckpt-*.index")]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def _require_same_model(path: Path, weights: Mapping[str, tf.Variable]) -> None:

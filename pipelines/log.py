@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import tensorflow as tf
@@ -24,7 +25,9 @@ class MetricsLog:
         self._speed = folder / "speed.jsonl"
         for path in (self._path, self._speed):
             kept = [line for line in _lines(path) if line["step"] <= step]
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(partial, path)  # or a full disk, or a kill, would lose what was there
         self._events = tf.summary.create_file_writer(str(folder / "events"))
 
     def write(self, step: int, **values: float) -> None:

@@ -328,7 +328,8 @@ class Run:
         return self._evaluator(split)()
 
     def _restore_best(self) -> None:
-        restore_best(weights_of(self._task), self.folder.path)
+        for what in restore_best(weights_of(self._task), self.folder.path):
+            self._display.note(what)
 
     def _evaluator(self, split: str) -> Evaluator:
         return Evaluator(self._task, self._source.splits[split], self._batch_tokens)

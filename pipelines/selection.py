@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines.checkpoints import read_weights, write_weights
+from pipelines.checkpoints import (
+    DamagedCheckpoint,
+    read_weights,
+    remove_others,
+    steps_in,
+    write_weights,
+)
 from pipelines.job import Train
 
 
@@ -51,13 +58,14 @@ class Selection(tf.Module):
 
         Args:
             step: When.
-            value: What is to become small.
+            value: What is to become small. What is no number is the worst.
             weights: As they were evaluated.
             writes: Whether this process is the one that writes files.
 
         Returns:
             Whether it is the best so far.
         """
+        value = math.inf if math.isnan(value) else value
         better = value < float(self._best)
         self._waited.assign(0 if better else self._waited + 1)
         self._since_reduction.assign(0 if better else self._since_reduction + 1)
@@ -87,19 +95,24 @@ class Selection(tf.Module):
         if writes and step in steps:
             write_weights(weights, self._folder, step)
         if writes:
-            _remove_others(self._folder, steps)
+            remove_others(self._folder, steps)
         missing = self._config.average - len(pairs)
         self._values.assign([v for v, _ in pairs] + [float("inf")] * missing)
         self._steps.assign(steps + [0] * missing)
 
 
-def restore_best(weights: Mapping[str, tf.Variable], folder: Path) -> None:
+def restore_best(weights: Mapping[str, tf.Variable], folder: Path) -> list[str]:
     """Gives variables the best weights of the run in `folder`: the mean of those that were kept.
 
+    Where none of them can be read, those that training last saved take their place.
+
+    Returns:
+        What was lost, and what the weights are, in words; nothing where nothing was lost.
+
     Raises:
-        FileNotFoundError: If none were.
-        DamagedCheckpoint: If one cannot be read.
-        ValueError: If they are another model's.
+        FileNotFoundError: If none were kept.
+        DamagedCheckpoint: If no checkpoint can be read either.
+        OtherModel: If they are another model's.
     """
     kept = sorted((folder / "best").glob("*.index"))
     if not kept:
@@ -107,23 +120,36 @@ def restore_best(weights: Mapping[str, tf.Variable], folder: Path) -> None:
             f"{folder} must hold a trained model. Received a folder without {folder / 'best'}; "
             "run its job to the end of a first evaluation."
         )
-    read_weights(weights, kept[0].with_suffix(""))
-    if len(kept) == 1:
-        return
-    sums = {name: variable.numpy().astype(np.float64) for name, variable in weights.items()}
-    for path in kept[1:]:
-        read_weights(weights, path.with_suffix(""))
-        sums = {name: total + weights[name].numpy() for name, total in sums.items()}
-    for name, variable in weights.items():
-        variable.assign((sums[name] / len(kept)).astype(variable.dtype.as_numpy_dtype))
+    lost = _read_mean(weights, [path.with_suffix("") for path in kept])
+    if not lost:
+        return []
+    if len(lost) < len(kept):
+        return [*lost, f"the final weights are the mean of the other {len(kept) - len(lost)}"]
+    checkpoints = folder / "checkpoints"
+    for step in reversed(steps_in(checkpoints)):
+        more = _read_mean(weights, [checkpoints / f"ckpt-{step}"])
+        if not more:
+            return [*lost, f"the final weights are those of step {step}, the last ones saved"]
+        lost += more
+    raise DamagedCheckpoint("; ".join(lost))
 
 
-def _remove_others(folder: Path, steps: list[int]) -> None:
-    """Removes the weights of other steps: the index first, without which data are no checkpoint."""
-    keep = {f"ckpt-{step}" for step in steps}
-    for path in sorted(folder.glob("ckpt-*"), key=lambda path: path.suffix != ".index"):
-        if path.name.partition(".")[0] not in keep:
-            path.unlink()
+def _read_mean(weights: Mapping[str, tf.Variable], paths: Sequence[Path]) -> list[str]:
+    """Gives variables the mean of what can be read, and returns why the others cannot."""
+    sums: dict[str, np.ndarray] = {}
+    damaged = []
+    for path in paths:
+        try:
+            read_weights(weights, path)
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+            continue
+        for name, variable in weights.items():
+            sums[name] = sums.get(name, 0.0) + variable.numpy().astype(np.float64)
+    for name, total in sums.items():
+        mean = total / (len(paths) - len(damaged))
+        weights[name].assign(mean.astype(weights[name].dtype.as_numpy_dtype))
+    return damaged
 
 
 def _state(value, dtype: tf.DType) -> tf.Variable:

@@ -128,7 +128,8 @@ class Trainer:
                     raise _ending(received)(f"stopped at step {step} of {self._config.steps}")
         self._save(self.step)
         if self._chief:
-            restore_best(self._weights, self._folder)
+            for what in restore_best(self._weights, self._folder):
+                display.note(f"train: {what}")
 
     def _advance(self, stop: bool) -> bool:
         """Does the steps up to the next thing to do, and returns whether any worker is to stop."""

@@ -261,7 +261,7 @@ def test_a_served_answer_that_differs_fails_the_run(done, place, monkeypatch):
     run = Run(done.folder, Display())
     for weights in run._task.model.variables:
         weights.assign(weights + 1.0)
-    monkeypatch.setattr("pipelines.run.restore_best", lambda weights, folder: None)
+    monkeypatch.setattr("pipelines.run.restore_best", lambda weights, folder: [])
     with pytest.raises(VerificationError, match="must answer as the trained one does"):
         run.verify()
 

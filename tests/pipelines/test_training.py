@@ -295,8 +295,8 @@ TEARS = {
 }
 
 
-def tear(folder, name, kind, part="data"):
-    (path,) = (folder / "checkpoints").glob(f"{name}.{part}*")
+def tear(folder, name, kind, part="data", of="checkpoints"):
+    (path,) = (folder / of).glob(f"{name}.{part}*")
     path.write_bytes(TEARS[kind](path.read_bytes()))
 
 
@@ -312,6 +312,26 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     (told,) = training.trainer.passed_over
     assert f"ckpt-{STEPS} cannot be read" in told
     assert same(training.run().weights, uninterrupted.weights)
+
+
+def test_no_list_of_the_checkpoints_can_be_torn(speller, dataset, uninterrupted, tmp_path):
+    """They are found by themselves, whatever is in a file where TensorFlow would keep a list."""
+    shutil.copytree(uninterrupted.folder, tmp_path / "run")
+    for torn in (b"", bytes(99), b'model_checkpoint_path: "ckpt-2'):
+        (tmp_path / "run" / "checkpoints" / "checkpoint").write_bytes(torn)
+        training = Training(speller, dataset, CONFIG, tmp_path / "run")
+        assert (training.trainer.step, training.trainer.passed_over) == (STEPS, [])
+        assert training.lines == uninterrupted.lines
+
+
+def test_a_torn_checkpoint_takes_no_whole_ones_place(speller, dataset, uninterrupted, tmp_path):
+    """Nor does what was half written when a process was killed."""
+    shutil.copytree(uninterrupted.folder, tmp_path / "run")
+    tear(tmp_path / "run", f"ckpt-{STEPS}", "cut short")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "ckpt-21_temp").mkdir()
+    Training(speller, dataset, replace(CONFIG, steps=22), tmp_path / "run").run()
+    assert {path.stem for path in folder.glob("ckpt-*")} == {"ckpt-20", "ckpt-22"}
 
 
 def test_torn_checkpoints_only_are_an_error_that_names_them(
@@ -339,6 +359,14 @@ def test_training_stops_when_no_evaluation_is_better_and_the_best_weights_remain
     assert (made.trainer.step, made.trainer.best_step) == (15, 9)
     assert same(made.weights, seen[2])
     assert not same(made.weights, seen[4])
+
+
+def test_what_is_not_a_number_is_the_worst_of_evaluations(training):
+    values = iter([math.nan, 0.5, 0.4, math.nan, math.nan])
+    made = training(steps=200, evaluate_every=3, patience=2, average=2)
+    made.run(lambda: {"sound_error_rate": next(values), "loss": 0.0})
+    assert (made.trainer.step, made.trainer.best_step) == (15, 9)
+    assert {path.stem for path in (made.folder / "best").glob("*.index")} == {"ckpt-6", "ckpt-9"}
 
 
 def test_patience_counts_on_after_an_interruption(training):
@@ -400,6 +428,43 @@ def test_the_weights_of_another_model_are_refused(speller, uninterrupted):
     told = r"000:embedding:embeddings is \[6, 7\] in it and \[6, 8\] here"
     with pytest.raises(OtherModel, match=told):
         restore_best(weights_of(speller(units=8)), uninterrupted.folder)
+
+
+def test_a_torn_best_checkpoint_is_told_and_left_out_of_the_mean(training):
+    values, seen = iter([0.3, 0.2, 0.1]), []
+    made = training(steps=9, evaluate_every=3, average=3)
+
+    def evaluate():
+        seen.append(made.weights)
+        if len(seen) == 3:
+            tear(made.folder, "ckpt-6", "cut short", of="best")
+        return {"sound_error_rate": next(values), "loss": 0.0}
+
+    made.run(evaluate)
+    torn, told = made.display.notes[-2:]
+    assert "best/ckpt-6 must be whole" in torn
+    assert told == "train: the final weights are the mean of the other 2"
+    for weights, first, last in zip(made.weights, seen[0], seen[2], strict=True):
+        np.testing.assert_allclose(weights, (first.astype(np.float64) + last) / 2, rtol=1e-6)
+
+
+def test_the_last_weights_take_the_place_of_torn_best_ones(speller, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted.folder, tmp_path / "run")
+    tear(tmp_path / "run", f"ckpt-{STEPS}", "cut short")
+    for path in (tmp_path / "run" / "best").glob("*.index"):
+        tear(tmp_path / "run", path.stem, "emptied", "index", of="best")
+    task = speller()
+    best, last, told = restore_best(weights_of(task), tmp_path / "run")
+    assert "must be whole" in best
+    assert f"checkpoints/ckpt-{STEPS} must be whole" in last
+    assert told == "the final weights are those of step 20, the last ones saved"
+    saved = tf.train.load_checkpoint(str(uninterrupted.folder / "checkpoints" / "ckpt-20"))
+    for name, variable in weights_of(task).items():
+        right = saved.get_tensor(f"weights/{name}/.ATTRIBUTES/VARIABLE_VALUE")
+        np.testing.assert_array_equal(variable, right)
+    tear(tmp_path / "run", "ckpt-20", "emptied")
+    with pytest.raises(DamagedCheckpoint, match=r"best/ckpt.*; .*ckpt-23 must.*; .*ckpt-20 must"):
+        restore_best(weights_of(task), tmp_path / "run")
 
 
 def test_a_folder_without_a_model_is_an_error_that_says_so(speller, tmp_path):
@@ -643,3 +708,18 @@ def test_steps_to_be_done_again_are_dropped(tmp_path):
         log.write(step, loss=1.0 / step)
     MetricsLog(tmp_path, 6)
     assert [line["step"] for line in read_metrics(tmp_path)] == [3, 6]
+
+
+def test_a_log_that_cannot_be_written_anew_stays_as_it_was(tmp_path):
+    """A limit on the size of files stands in for a full disk."""
+    log = MetricsLog(tmp_path, 0)
+    for step in (3, 6, 9):
+        log.write(step, loss=1.0 / step)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            MetricsLog(tmp_path, 6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [3, 6, 9]
