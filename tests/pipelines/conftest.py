@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import subprocess
 
 import keras
 import pytest
@@ -131,3 +132,18 @@ def records():
         return tf.data.Dataset.from_tensor_slices(columns).batch(together).cache()
 
     return of
+
+
+@pytest.fixture(scope="session")
+def read_until():
+    """Returns what a process says on its standard error up to a line that begins so."""
+
+    def read(process: subprocess.Popen, beginning: str) -> str:
+        told = []
+        for line in process.stderr:
+            told.append(line)
+            if line.startswith(beginning):
+                return "".join(told)
+        raise AssertionError("".join(told))
+
+    return read

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-STEPS = 240
+STEPS = 120
 SIZES = {
     "g2p_transducer": """
         --data.train toy.tsv --data.batch_tokens 48 --data.buckets 3
@@ -30,7 +30,7 @@ SIZES = {
 TRAIN = f"""
     --train.steps {STEPS} --train.accumulate 2 --train.ema 0.9 --train.schedule plateau
     --train.plateau_patience 1 --train.patience 100 --train.warmup_steps 4
-    --train.log_every 1 --train.evaluate_every 50 --train.checkpoint_every 7
+    --train.log_every 1 --train.evaluate_every 25 --train.checkpoint_every 7
     --train.no_jit_compile --export.verify_examples 2
 """.split()
 COMMAND = [sys.executable, "-m", "pipelines.cli", "run"]
@@ -51,74 +51,76 @@ def start(place, job, folder, *options):
     return subprocess.Popen(line, cwd=place, stderr=subprocess.PIPE, text=True)
 
 
-def finish(place, job, folder):
+@pytest.fixture(scope="module")
+def finish(place, read_until):
     """Runs to the end of the training, and returns the folder."""
-    told = []
-    with start(place, job, folder) as run:
-        for line in run.stderr:
-            told.append(line)
-            if line.startswith("train: done"):
-                break
-        run.kill()
-    assert told[-1].startswith("train: done"), told
-    return place / folder
+
+    def run_to_the_end(job, folder):
+        with start(place, job, folder) as run:
+            read_until(run, "train: done")
+            run.kill()
+        return place / folder
+
+    return run_to_the_end
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(place):
+def uninterrupted(finish):
     """Returns the folder of a job's run that nothing has interrupted."""
-    return functools.cache(lambda job: finish(place, job, f"uninterrupted-{job}"))
+    return functools.cache(lambda job: finish(job, f"uninterrupted-{job}"))
 
 
-def kill_while_training(place, job, folder, seconds):
-    """Starts the run and kills it so long after its training began; returns whether it trained."""
-    with start(place, job, folder) as run:
-        for line in run.stderr:
-            if line.startswith("train: on"):
-                break
-        time.sleep(seconds)
-        trained = run.poll() is None and "evaluate" not in stages(place / folder)
-        run.send_signal(signal.SIGKILL)
-    return trained
+@pytest.fixture(scope="module")
+def kill_while_training(place, read_until):
+    """Kills a run so many lines and seconds after its training began; says if it still trained."""
+
+    def kill(job, folder, lines, seconds):
+        with start(place, job, folder) as run:
+            read_until(run, "train: on")
+            for _ in range(lines):
+                run.stderr.readline()
+            time.sleep(seconds)
+            run.kill()
+        return "train" not in json.loads((place / folder / "stages.json").read_text())
+
+    return kill
 
 
-def stages(folder):
-    return (folder / "stages.json").read_text()
-
-
-def test_sigterm_saves_and_has_an_exit_code_of_its_own(place):
-    with start(place, "g2p_transducer", "terminated") as run:
-        for line in run.stderr:
-            if line.startswith("step 12 "):
-                break
+def test_sigterm_saves_and_has_an_exit_code_of_its_own(place, read_until):
+    with start(place, "char_lm", "terminated") as run:
+        read_until(run, "step 12 ")
         run.terminate()
         told = run.stderr.read()
     assert run.returncode == 143
-    (step,) = re.findall(r"stopped at step (\d+) of 240; the same command goes on from", told)
+    (step,) = re.findall(r"stopped at step (\d+) of 120; the same command goes on from", told)
     assert (place / "terminated" / "checkpoints" / f"ckpt-{step}.index").exists()
 
 
 @pytest.mark.parametrize(
     ("job", "kills"),
     [
-        ("g2p_transducer", 3),
+        ("char_lm", 3),
+        pytest.param("g2p_transducer", 3, marks=pytest.mark.slow),
         pytest.param("g2p_transducer", 20, marks=pytest.mark.slow),
-        pytest.param("char_lm", 3, marks=pytest.mark.slow),
     ],
 )
-def test_kills_at_random_moments_change_no_bit(place, uninterrupted, job, kills):
+def test_kills_at_random_moments_change_no_bit(
+    kill_while_training, finish, uninterrupted, job, kills
+):
+    """Counted in the lines of a run, which are the same however busy the machine is."""
     folder, chance = f"killed-{job}-{kills}", random.Random(kills)
-    hits = sum(kill_while_training(place, job, folder, chance.uniform(0, 3)) for _ in range(kills))
-    assert hits >= 2
-    assert_same(finish(place, job, folder), uninterrupted(job))
+    lines = [chance.randrange(2 * STEPS // (kills + 1)) for _ in range(kills)]
+    hits = [kill_while_training(job, folder, some, chance.uniform(0, 0.03)) for some in lines]
+    assert sum(hits) >= kills - 1
+    assert_same(finish(job, folder), uninterrupted(job))
 
 
 def test_a_service_changes_no_bit_though_its_worker_is_killed_and_then_the_run(
-    place, uninterrupted
+    place, uninterrupted, read_until
 ):
     """It goes on without one. The other worker ends with the run."""
-    folder = "served"
-    with start(place, "g2p_transducer", folder, "--data.service", "2") as run:
+    folder, metrics = "served", "metrics.jsonl"
+    with start(place, "char_lm", folder, "--data.service", "2") as run:
         told = read_until(run, "step 4 of")
         assert re.search(
             r"batches by the tf.data service at localhost:\d+, workers: 2; in their order", told
@@ -129,23 +131,14 @@ def test_a_service_changes_no_bit_though_its_worker_is_killed_and_then_the_run(
         told = read_until(run, "train: tf.data service: lost data worker 0 at localhost:")
         assert "ended by SIGKILL" in told
         read_until(run, "step ")
-        run.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 10
+        run.kill()
+    until = time.monotonic() + 60
     while Path(f"/proc/{other}").exists() and time.monotonic() < until:
         time.sleep(0.1)
     assert not Path(f"/proc/{other}").exists()
-    assert "train" not in json.loads(stages(place / folder))
-    assert_same(finish(place, "g2p_transducer", folder), uninterrupted("g2p_transducer"))
-
-
-def read_until(run, beginning):
-    """Returns what a process says up to a line that begins so."""
-    told = []
-    for line in run.stderr:
-        told.append(line)
-        if line.startswith(beginning):
-            return "".join(told)
-    raise AssertionError("".join(told))
+    begun = (place / folder / metrics).read_bytes()
+    assert begun.count(b"\n") > 4
+    assert (uninterrupted("char_lm") / metrics).read_bytes().startswith(begun)
 
 
 def assert_same(killed, whole):

@@ -73,16 +73,6 @@ def start(place, folder, *options, **environment):
     )
 
 
-def read_until(run, beginning):
-    """Returns what a process says up to a line that begins so."""
-    told = []
-    for line in run.stderr:
-        told.append(line)
-        if line.startswith(beginning):
-            return "".join(told)
-    raise AssertionError("".join(told))
-
-
 @pytest.fixture(scope="module")
 def alone(place):
     """The folder of a run that was trained by one process."""
@@ -129,7 +119,7 @@ def workers(run):
     return [int(pid) for pid in children.split()]
 
 
-def test_workers_do_what_one_process_does_though_one_is_killed(place, alone):
+def test_workers_do_what_one_process_does_though_one_is_killed(read_until, place, alone):
     with start(place, "two", *TWO) as run:
         read_until(run, "step 10 of")
         os.kill(workers(run)[1], signal.SIGKILL)
@@ -144,7 +134,7 @@ def test_workers_do_what_one_process_does_though_one_is_killed(place, alone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("joined", [True, False])
-def test_workers_with_a_service_do_what_one_process_does(place, alone, joined):
+def test_workers_with_a_service_do_what_one_process_does(read_until, place, alone, joined):
     """They share the batches of one that they join, or each has its own."""
     service = [sys.executable, "-m", "pipelines.cli", "serve_data"]
     folder, given = f"served-{joined}", "1"
@@ -197,7 +187,9 @@ def contents(folder):
 
 
 @pytest.mark.slow
-def test_in_a_cluster_only_the_chief_writes_and_who_loses_it_says_so(place, prepared, cluster):
+def test_in_a_cluster_only_the_chief_writes_and_who_loses_it_says_so(
+    read_until, place, prepared, cluster
+):
     """The worker has a copy of the folder, which is to stay as it is."""
     options = ["--strategy", "multi_worker"]
     copy = place / prepared("copy")
@@ -221,7 +213,7 @@ RANDOM = "--model.dropout 0.2 --train.ema 0.9 --train.accumulate 2 --train.optim
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_killed_worker_changes_no_bit_and_costs_seconds(place, index):
+def test_a_killed_worker_changes_no_bit_and_costs_seconds(read_until, place, index):
     undisturbed, killed = f"undisturbed-{index}", f"killed-{index}"
     with start(place, undisturbed, *TWO, *RANDOM) as run:
         run.communicate()
@@ -249,7 +241,7 @@ def test_a_killed_worker_changes_no_bit_and_costs_seconds(place, index):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_at_the_same_step_of_all_workers(place):
+def test_sigterm_saves_at_the_same_step_of_all_workers(read_until, place):
     with start(place, "terminated", *TWO) as run:
         read_until(run, "step 10 of")
         run.terminate()
@@ -263,7 +255,7 @@ def test_sigterm_saves_at_the_same_step_of_all_workers(place):
 
 
 @pytest.mark.slow
-def test_a_killed_supervisor_leaves_workers_that_save_and_end(place):
+def test_a_killed_supervisor_leaves_workers_that_save_and_end(read_until, place):
     with start(place, "orphans", *TWO) as run:
         read_until(run, "step 10 of")
         run.kill()
@@ -272,7 +264,7 @@ def test_a_killed_supervisor_leaves_workers_that_save_and_end(place):
 
 
 @pytest.mark.slow
-def test_workers_compile(place, alone):
+def test_workers_compile(read_until, place, alone):
     with start(place, "compiled", *TWO, "--train.jit_compile") as run:
         read_until(
             run, "train: on multi_worker, 2 replicas on CPU, global batch 56 tokens, float32, XLA"
@@ -303,7 +295,7 @@ CHUNKED = """char_lm --data.train text.txt --data.batch_size 7 --task.chunk 8 --
 
 
 @pytest.mark.slow
-def test_workers_carry_a_state_from_chunk_to_chunk_as_one_process_does(place):
+def test_workers_carry_a_state_from_chunk_to_chunk_as_one_process_does(read_until, place):
     """Each its part of seven rows, also after all were started again."""
     (place / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     command = [sys.executable, "-m", "pipelines.cli", "run", *CHUNKED]
@@ -322,7 +314,7 @@ def test_workers_carry_a_state_from_chunk_to_chunk_as_one_process_does(place):
 
 
 @pytest.mark.slow
-def test_one_worker_with_parameter_servers_does_what_one_process_does(place, alone):
+def test_one_worker_with_parameter_servers_does_what_one_process_does(read_until, place, alone):
     options = [*SERVED, "--workers", "1", "--servers", "2", "--train.jit_compile"]
     with start(place, "one-served", *options) as run:
         told = "train: on parameter_server, 1 worker and 2 servers, global batch 56 tokens, float32"
@@ -339,7 +331,7 @@ def losses(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_of_parameter_servers_is_replaced_and_the_other_goes_on(place):
+def test_a_killed_worker_of_parameter_servers_is_replaced_and_the_other_goes_on(read_until, place):
     with start(place, "replaced", *SERVED, "--workers", "2") as run:
         read_until(run, "step 10 of")
         os.kill(workers(run)[2], signal.SIGKILL)
@@ -354,7 +346,9 @@ def test_a_killed_worker_of_parameter_servers_is_replaced_and_the_other_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("index", "name"), [(0, "chief 0"), (1, "ps 0")])
-def test_a_killed_server_or_chief_restarts_all_from_the_last_checkpoint(place, index, name):
+def test_a_killed_server_or_chief_restarts_all_from_the_last_checkpoint(
+    read_until, place, index, name
+):
     folder = name.replace(" ", "-")
     with start(place, folder, *SERVED, "--workers", "2") as run:
         read_until(run, "step 10 of")
@@ -366,7 +360,7 @@ def test_a_killed_server_or_chief_restarts_all_from_the_last_checkpoint(place, i
 
 
 @pytest.mark.slow
-def test_sigterm_saves_what_parameter_servers_hold(place):
+def test_sigterm_saves_what_parameter_servers_hold(read_until, place):
     with start(place, "served-terminated", *SERVED, "--workers", "2") as run:
         read_until(run, "step 10 of")
         run.terminate()
@@ -407,7 +401,7 @@ def test_who_lends_a_chief_its_devices_needs_no_folder_and_ends_when_the_chief_d
 
 
 @pytest.mark.slow
-def test_a_chief_that_loses_its_server_says_so(place, prepared, served):
+def test_a_chief_that_loses_its_server_says_so(read_until, place, prepared, served):
     with (
         start(place, "left", *SERVED, TF_CONFIG=served("ps")) as server,
         start(place, "left", *SERVED, TF_CONFIG=served("worker")) as worker,
