@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from pipelines.errors import UsageError
 Role = Literal["chief", "worker", "ps"]
 # Set for processes that a supervisor on this machine has started.
 SUPERVISED = "TRANSDUCE_SUPERVISED"
+_PORTS = range(20_000, 32_000)  # below those that systems give to whoever calls
 _PROGRAM = "import sys; sys.path[:] = {!r}; from pipelines.cli import main; main()"
 _HOST_AND_PORT = r"^.+:[1-9][0-9]{0,4}$"
 _EXAMPLE = (
@@ -159,3 +163,17 @@ def _in_words(error) -> str:
 
 def _counted(addresses: Mapping[Role, list[str]]) -> str:
     return ", ".join(f"{len(each)} {role}" for role, each in addresses.items())
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports that nobody on this machine listens at, whatever seed there is."""
+    some = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    return list(itertools.islice(filter(_is_free, some), count))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("", port)).close()
+        return True
+    except OSError:
+        return False

@@ -17,7 +17,7 @@ import tensorflow as tf
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from pipelines.cluster import SUPERVISED, command
+from pipelines.cluster import SUPERVISED, command, free_ports
 from pipelines.errors import UsageError
 
 SCHEME = "grpc://"
@@ -181,13 +181,6 @@ def serve(join: str, host: str, port: int) -> None:
         port = server.target.rpartition(":")[2]
         print(f"workers may --join, and runs use --data.service, {SCHEME}{host}:{port}", flush=True)
     signal.pause()
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports that nobody on this machine listens at."""
-    with ExitStack() as servers:
-        sockets = [servers.enter_context(socket.create_server(("", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _named(code: int) -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from pipelines.cluster import SUPERVISED, Role, tf_config
+from pipelines.cluster import SUPERVISED, Role, free_ports, tf_config
 from pipelines.errors import FAILURE, LOST
 from pipelines.folder import RunFolder
 
-_PORTS = range(20_000, 32_000)  # below those that systems give to whoever calls
 _MOST_LOSSES = 3
 _PAUSE = 0.1  # seconds between two looks
 _GRACE = 10.0  # seconds to end by oneself
@@ -96,7 +93,7 @@ class _Processes:
                 process.kill()
 
     def _start_all(self) -> None:
-        ports = _free_ports()
+        ports = iter(free_ports(sum(self._sizes.values())))
         addresses = {
             role: [f"localhost:{next(ports)}" for _ in range(size)]
             for role, size in self._sizes.items()
@@ -211,12 +208,6 @@ class _Processes:
 
 def _is_loss(code: int) -> bool:
     return code < 0 or code == LOST
-
-
-def _free_ports() -> Iterator[int]:
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with suppress(OSError), socket.create_server(("", port)):
-            yield port
 
 
 @contextmanager

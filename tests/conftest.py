@@ -7,6 +7,20 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 3)
 
 
+LONGEST = (
+    "test_conformance.py",
+    "test_run.py",
+    "test_readme.py",
+    "test_resume.py",
+    "test_training.py",
+    "test_workers.py",
+    "test_recurrent.py",
+    "test_served.py",
+    "test_streaming.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """The file that takes longest is first, so that no process is left alone with it."""
-    items.sort(key=lambda item: item.path.name != "test_conformance.py")
+    """The files that take longest are first, so that no process is left alone with one."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))

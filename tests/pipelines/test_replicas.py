@@ -1,5 +1,6 @@
 """What several replicas do is what one does."""
 
+import functools
 from dataclasses import replace
 
 import keras
@@ -44,7 +45,7 @@ def strategy_of(replicas):
     return strategies.mirrored(devices)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained(speller, words):
     """Returns the weights after ten batches on so many replicas, and the totals of each call."""
 
@@ -67,6 +68,12 @@ def trained(speller, words):
     return run
 
 
+@pytest.fixture(scope="module")
+def trained_on_one(trained):
+    """Returns the same of one replica in a case."""
+    return functools.cache(lambda case: trained(1, **CASES[case]))
+
+
 def grouped(accumulate):
     return range(0, len(SIZES), accumulate)
 
@@ -79,15 +86,15 @@ def batch_of(task, words, i):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("replicas", [2, 3])
-def test_replicas_do_what_one_does(trained, case, replicas):
-    one, its_totals = trained(1, **CASES[case])
+def test_replicas_do_what_one_does(trained, trained_on_one, case, replicas):
+    one, its_totals = trained_on_one(case)
     several, their_totals = trained(replicas, **CASES[case])
     for a, b in zip(one, several, strict=True):
         assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
     np.testing.assert_allclose(their_totals, its_totals, rtol=1e-6)
 
 
-def test_unequal_weights_are_divided_by_their_sum_over_replicas(trained, speller):
+def test_unequal_weights_are_divided_by_their_sum_over_replicas(trained, trained_on_one, speller):
     class PerSound(speller):
         def weights(self, batch):
             return tf.cast(batch["sound_lengths"], tf.float32)
@@ -97,5 +104,5 @@ def test_unequal_weights_are_divided_by_their_sum_over_replicas(trained, speller
     for a, b in zip(one, several, strict=True):
         assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
     np.testing.assert_allclose(their_totals, its_totals, rtol=1e-6)
-    by_example, _ = trained(1)
+    by_example, _ = trained_on_one("plain")
     assert any(np.linalg.norm(a - b) > 1e-3 for a, b in zip(one, by_example, strict=True))

@@ -87,12 +87,12 @@ def kill_while_training(place, read_until):
 
 
 def test_sigterm_saves_and_has_an_exit_code_of_its_own(place, read_until):
-    with start(place, "char_lm", "terminated") as run:
+    with start(place, "char_lm", "terminated", "--train.steps", "100000") as run:
         read_until(run, "step 12 ")
         run.terminate()
         told = run.stderr.read()
     assert run.returncode == 143
-    (step,) = re.findall(r"stopped at step (\d+) of 120; the same command goes on from", told)
+    (step,) = re.findall(r"stopped at step (\d+) of 100000; the same command goes on from", told)
     assert (place / "terminated" / "checkpoints" / f"ckpt-{step}.index").exists()
 
 

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +21,7 @@ import tensorflow as tf
 
 from pipelines import jobfile
 from pipelines.cli import main
+from pipelines.cluster import free_ports
 from pipelines.display import Display
 from pipelines.errors import UsageError
 from pipelines.folder import RunFolder
@@ -119,26 +119,6 @@ def test_the_same_command_goes_on_from_there(done):
     assert "train: going on from step 20\n" in done.err
     assert "step 5 of" not in done.err
     assert f"step {STEPS} of {STEPS}: loss" in done.err
-
-
-def test_a_run_that_was_interrupted_is_the_same_as_one_that_was_not(
-    done, place, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(place)
-    folder, file = RunFolder(tmp_path), jobfile.load(str(done.folder.path / "job.py"))
-    folder.start(file, done.folder.job()[1])
-    whole = Run(folder, Display())
-    folder.finish("prepare", 0.0, **whole.prepare())
-    whole.train()
-    names = ("step", "loss", "learning_rate", "validation_loss", "validation_phoneme_error_rate")
-    lines, others = (
-        [
-            {name: line[name] for name in names if name in line}
-            for line in map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
-        ]
-        for path in (tmp_path, done.folder.path)
-    )
-    assert lines == others
 
 
 @pytest.fixture
@@ -358,9 +338,7 @@ def test_what_cannot_be_explained_is_told(call):
 
 @pytest.fixture(scope="module")
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def assert_next(made, batches, first, count=COUNT):
 
 def go_on_until_told(made, batches, first, told, lines):
     """Checks the next batches until so many lines are told."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while len(told) < lines and time.monotonic() < until:
         assert_next(made, batches, first, 1)
         time.sleep(0.05)  # a training is slower than what makes its batches
@@ -111,7 +111,6 @@ def test_workers_that_are_killed_are_named_and_batches_go_on(workers, served, ba
     made, told = served(batches, service)
     assert_next(made, batches, 0, 10)
     first = end(service, 0)
-    begun = time.monotonic()
     assert_next(made, batches, 10, 2 * COUNT)
     assert f"lost {first}, ended by SIGKILL" in told[1]
     assert "1 other goes on" in told[1]
@@ -119,8 +118,7 @@ def test_workers_that_are_killed_are_named_and_batches_go_on(workers, served, ba
     assert_next(made, batches, 10 + 2 * COUNT, 2 * COUNT)
     assert f"lost {second}, ended by SIGKILL" in told[2]
     assert "made here" in told[2]
-    assert len(told) == 3
-    assert time.monotonic() - begun < 15
+    assert len(told) == 3  # and none of them that it was waited for as long as may be
     address = service.address
     worker = names.WorkerServer(names.WorkerConfig(address))  # or the reading would never end
     go_on_until_told(made, batches, 10 + 4 * COUNT, told, 4)
@@ -177,7 +175,7 @@ def test_a_dispatcher_that_does_not_answer_is_told_in_seconds(served, batches):
     begun = time.monotonic()
     with pytest.raises(UsageError, match=r"Received: grpc://localhost:9: "):
         served(batches, Service("localhost:9"))
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30  # as long as it is waited for a batch
 
 
 def test_workers_that_do_not_see_the_features_are_refused(within, served, batches, tmp_path):
@@ -212,7 +210,7 @@ def change(file, times):
 
 
 def wait_for_batches(made):
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not made._ready and time.monotonic() < until:
         time.sleep(0.05)
 

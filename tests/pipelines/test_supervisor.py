@@ -28,17 +28,24 @@ counter = pathlib.Path(f"started-{me}")
 started = int(counter.read_text()) + 1 if counter.exists() else 1
 counter.write_text(str(started))
 other = pathlib.Path(f"started-{1 - me}")
-while not other.exists() or other.read_text() != counter.read_text():
-    time.sleep(0.01)
 def checkpoint(step):
     folder = pathlib.Path("run/checkpoints")
     folder.mkdir(exist_ok=True)
     (folder / f"ckpt-{step}.index").touch()
+def wait_until(holds):
+    while not holds():
+        time.sleep(0.01)
 def wait_for_ever():
-    while True:
-        time.sleep(0.1)
+    wait_until(lambda: False)
+def runs(number):  # until the supervisor knows that it does not
+    try:
+        os.kill(number, 0)
+        return True
+    except ProcessLookupError:
+        return False
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+wait_until(lambda: other.exists() and other.read_text() == counter.read_text())
 """
 
 
@@ -84,7 +91,7 @@ def test_the_chief_speaks_here_and_the_others_in_logs(supervised, tmp_path):
     done = supervised("""
         print("I am", me, flush=True)
         if me == 1: wait_for_ever()
-        time.sleep(0.5)
+        wait_until(pathlib.Path("run/logs/worker-1.log").read_text)
     """)
     assert (done.code, done.out, done.err) == (0, "I am 0\n", "")
     assert (tmp_path / "run" / "logs" / "worker-1.log").read_text() == "I am 1\n"
@@ -116,7 +123,7 @@ def test_one_whom_the_others_go_on_without_is_replaced_alone(supervised):
         if me == 1 and started == 1: die()
         if me == 1: wait_for_ever()
         print("started", flush=True)
-        while other.read_text() != "2": time.sleep(0.01)
+        wait_until(lambda: other.read_text() == "2")
         counter.write_text("2")
         time.sleep(0.5)
         """,
@@ -143,8 +150,8 @@ def test_losses_with_new_checkpoints_between_are_not(supervised):
         if me == 0:
             checkpoint(started)
             if started == 6: sys.exit(0)
-        else:
-            time.sleep(0.3)
+        elif started < 6:
+            wait_until(pathlib.Path(f"run/checkpoints/ckpt-{started}.index").exists)
             die()
         wait_for_ever()
     """)
@@ -153,10 +160,14 @@ def test_losses_with_new_checkpoints_between_are_not(supervised):
 
 def test_a_failure_of_a_worker_ends_all_with_its_code_and_last_lines(supervised):
     done = supervised("""
+        failing = pathlib.Path("failing")
         if me == 1:
             print("this is wrong", flush=True)
+            failing.write_text(str(os.getpid()))
             sys.exit(3)
-        time.sleep(0.5)
+        wait_until(lambda: failing.exists() and failing.read_text())
+        number = int(failing.read_text())
+        wait_until(lambda: not runs(number))
         sys.exit(75)
     """)
     assert (done.code, done.starts) == (3, [1, 1])
@@ -198,14 +209,15 @@ def test_a_signal_reaches_all_and_its_code_comes_back(start, tmp_path, number):
 
 def test_a_third_signal_ends_what_does_not_hear(start):
     process = start("""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: print("heard", flush=True))
         print("ready", flush=True)
         wait_for_ever()
     """)
     assert process.stdout.readline() == "ready\n"
-    for _ in range(3):
+    for _ in range(2):
         process.terminate()
-        time.sleep(0.3)
+        assert process.stdout.readline() == "heard\n"
+    process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 143
 
@@ -215,13 +227,14 @@ def test_a_killed_supervisor_leaves_its_lock_to_its_processes(start, tmp_path):
     process = start("""
         print(os.getpid(), flush=True)
         os.read(0, 1)
-        time.sleep(2)
+        wait_until(pathlib.Path("refused").exists)
     """)
     process.stdout.readline()
     process.kill()
     process.wait()
-    refused = start("")
-    assert "Only one process may run in a folder" in refused.communicate(timeout=60)[1]
+    refused = start("").communicate()[1]
+    (tmp_path / "refused").touch()
+    assert "Only one process may run in a folder" in refused
 
 
 def until(holds):

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import jobfile
-from pipelines.cluster import tf_config
+from pipelines.cluster import free_ports, tf_config
 from pipelines.display import Display
 from pipelines.folder import RunFolder
 from pipelines.run import Run
@@ -126,7 +125,7 @@ def test_workers_do_what_one_process_does_though_one_is_killed(read_until, place
         told = read_until(run, "train: going on from step")
         read_until(run, "train: done")
         run.send_signal(signal.SIGINT)
-        run.communicate(timeout=60)
+        run.communicate(timeout=120)
     assert "worker 1 was ended by SIGKILL; starting all again from the last checkpoint" in told
     assert run.returncode == 130
     assert_same(place / "two", alone)
@@ -176,8 +175,7 @@ def prepared(place, alone):
 @pytest.fixture
 def cluster():
     """Returns TF_CONFIG of a worker by its number, of two on this machine."""
-    with socket.create_server(("", 0)) as a, socket.create_server(("", 0)) as b:
-        addresses = {"worker": [f"localhost:{each.getsockname()[1]}" for each in (a, b)]}
+    addresses = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     return lambda index: tf_config(addresses, "worker", index)
 
 
@@ -281,7 +279,7 @@ def test_a_worker_of_another_configuration_fails_all(place, prepared, cluster):
         start(place, prepared("one"), *options, TF_CONFIG=cluster(0)) as chief,
         start(place, "one", *options, "--train.seed", "7", TF_CONFIG=cluster(1)) as worker,
     ):
-        told = worker.communicate(timeout=60)[1]
+        told = worker.communicate(timeout=120)[1]
         chief.kill()
     assert worker.returncode == 2
     assert "train.seed: 1 there, 7 asked for" in told
@@ -309,7 +307,7 @@ def test_workers_carry_a_state_from_chunk_to_chunk_as_one_process_does(read_unti
                 read_until(run, "train: going on from step")
             read_until(run, "train: done")
             run.send_signal(signal.SIGINT)
-            run.communicate(timeout=60)
+            run.communicate(timeout=120)
     assert_same(place / "rows-of-two", place / "rows")
 
 
@@ -321,7 +319,7 @@ def test_one_worker_with_parameter_servers_does_what_one_process_does(read_until
         read_until(run, f"{told}, XLA")
         read_until(run, "train: done")
         run.send_signal(signal.SIGINT)
-        run.communicate(timeout=60)
+        run.communicate(timeout=120)
     assert_same(place / "one-served", alone)
 
 
@@ -375,10 +373,8 @@ def test_sigterm_saves_what_parameter_servers_hold(read_until, place):
 @pytest.fixture
 def served():
     """Returns TF_CONFIG of a chief, parameter server or worker, of one each on this machine."""
-    with ExitStack() as free:
-        three = [free.enter_context(socket.create_server(("", 0))) for _ in range(3)]
-        ports = [f"localhost:{each.getsockname()[1]}" for each in three]
-    addresses = {role: [at] for role, at in zip(("chief", "ps", "worker"), ports, strict=True)}
+    ports = zip(("chief", "ps", "worker"), free_ports(3), strict=True)
+    addresses = {role: [f"localhost:{port}"] for role, port in ports}
     return lambda role: tf_config(addresses, role, 0)
 
 
@@ -395,7 +391,7 @@ def test_who_lends_a_chief_its_devices_needs_no_folder_and_ends_when_the_chief_d
         told = chief.communicate()[1]
         assert chief.returncode == 0, told
         for lender in (server, worker):
-            told = lender.communicate(timeout=20)[1]
+            told = lender.communicate(timeout=120)[1]
             assert lender.returncode == 0, told
     assert [path.name for path in tmp_path.iterdir()] == ["toy.tsv"]
 
@@ -409,10 +405,10 @@ def test_a_chief_that_loses_its_server_says_so(read_until, place, prepared, serv
     ):
         read_until(chief, "step 10 of")
         server.kill()
-        told = chief.communicate(timeout=60)[1]
+        told = chief.communicate(timeout=120)[1]
         assert chief.returncode == 75, told
         assert "transduce: another process was lost: " in told
-        assert worker.wait(20) == 0
+        assert worker.wait(120) == 0
 
 
 @pytest.mark.slow
