@@ -103,7 +103,7 @@ def _least_padding(values: np.ndarray, counts: np.ndarray, buckets: int) -> list
 
 
 def batch_sizes(
-    widths: Sequence[Sequence[int]], batch_tokens: int, batch_size: int | None
+    widths: Sequence[Sequence[int]], batch_tokens: int, batch_size: int | None, multiple: int = 1
 ) -> list[int]:
     """Returns the number of examples in a batch of each bucket.
 
@@ -111,15 +111,22 @@ def batch_sizes(
         widths: Of `bucket_widths`.
         batch_tokens: Padded symbols of the first sequence in a batch.
         batch_size: The number itself, which goes before.
+        multiple: What every number is to be a multiple of.
 
     Raises:
-        UsageError: If examples are no sequences, and the number is not given.
+        UsageError: If examples are no sequences, and the number is not given; or it is given and
+            no such multiple.
     """
     if batch_size is not None:
+        if batch_size % multiple:
+            raise UsageError(
+                f"`data.batch_size` must be a multiple of {multiple}, as so many replicas are to "
+                f"share every batch evenly. Received: {batch_size}"
+            )
         return [batch_size] * len(widths)
     if not widths[0]:
         raise UsageError("`data.batch_size` must be given where examples are no sequences.")
-    return [max(1, batch_tokens // width[0]) for width in widths]
+    return [max(1, batch_tokens // width[0] // multiple) * multiple for width in widths]
 
 
 def training_batches(
@@ -129,10 +136,12 @@ def training_batches(
     seed: int,
     weights: Sequence[float] | None = None,
     augmented: Callable[[Batch, tf.Tensor], Batch] = lambda batch, seed: batch,
+    together: int = 1,
 ) -> Batches:
     """Returns endless batches of padded features, each a function of the seed and its number.
 
-    Each batch is of one bucket, and full. `Order` says of which examples.
+    Each batch is of one bucket, and full. `Order` says of which examples: where several batches
+    are of one bucket together, these are the parts of one large batch.
 
     Args:
         store: The features of all examples that can be learnt from.
@@ -141,17 +150,27 @@ def training_batches(
         seed: Of the order.
         weights: Of the parts of the store; None: their numbers of examples.
         augmented: Changes a batch by a seed `[2]`, its own.
+        together: So many batches, from a multiple of that number on, are of one bucket.
     """
     parts = store.examples
-    order = Order(store.lengths(), parts, weights or parts, widths, sizes, seed)
+    large = [size * together for size in sizes]
+    order = Order(store.lengths(), parts, weights or parts, widths, large, seed)
     bounds = tf.constant(widths)
+
+    def draw(numbers: tf.Tensor) -> tuple[tf.Tensor, tf.RaggedTensor]:
+        drawn, which = tf.unique(numbers // together)
+        buckets, examples = (tf.gather(each, which) for each in order.batches(drawn))
+        size = examples.row_lengths() // together
+        starts = examples.row_starts() + numbers % together * size
+        part = tf.ragged.range(starts, starts + size)
+        return buckets, part.with_flat_values(tf.gather(examples.flat_values, part.flat_values))
 
     def make(number: tf.Tensor, bucket: tf.Tensor, examples: tf.Tensor) -> Batch:
         ends = tf.unstack(bounds[bucket], len(store.sequences))
         padded = pad(store.gather(examples), dict(zip(store.sequences, ends, strict=True)))
         return augmented(padded, tf.stack([seed, tf.cast(number, tf.int32)]))
 
-    return Batches(order.batches, make)
+    return Batches(order.batches if together == 1 else draw, make)
 
 
 def keep_feasible(task: Task, features):

@@ -124,7 +124,8 @@ class Train:
     jit_compile: bool = True
     """Compile the training step with XLA."""
     static_shapes: bool = False
-    """Trace the step once for each bucket's shape, as a TPU needs it."""
+    """Trace the step once for each bucket's shape, as a TPU needs it; the batches that it gets at
+    once, `accumulate` times `steps_per_call`, are of one bucket, and replicas share evenly."""
     steps_per_call: PositiveInt = 1
     """Steps run between two looks from Python."""
     nonfinite_limit: NonNegativeInt = 0

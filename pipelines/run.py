@@ -125,7 +125,7 @@ class Run:
         if self._task.chunk is None:
             widths = bucket_widths(store.lengths(), self.job.data.buckets)
         batch_tokens = self._chosen_batch_tokens(store.sequences, widths)
-        sizes = batch_sizes(widths, batch_tokens, self.job.data.batch_size)
+        sizes = self._sizes(widths, batch_tokens)
         self._batches(self._task, store, widths, sizes)  # or they are refused now
         return {
             "data": self._source.description,
@@ -186,7 +186,7 @@ class Run:
         prepared = self.folder.done("prepare")
         in_memory = data.cache == "memory" and not self._service  # which reads files by itself
         store = FeatureStore(self._features, in_memory)
-        sizes = batch_sizes(prepared["widths"], prepared["batch_tokens"], data.batch_size)
+        sizes = self._sizes(prepared["widths"], prepared["batch_tokens"])
         batches = self._batches(task, store, prepared["widths"], sizes)
         self._require_metric(task)
         self._require_rows(sizes, prepared["widths"])
@@ -213,6 +213,12 @@ class Run:
             "devices": strategies.describe(self._strategy),
         }
 
+    def _sizes(self, widths: list[list[int]], batch_tokens: int) -> list[int]:
+        """Returns the number of examples in a batch of each bucket."""
+        static = self.job.train.static_shapes
+        multiple = self._strategy.num_replicas_in_sync if static else 1
+        return batch_sizes(widths, batch_tokens, self.job.data.batch_size, multiple)
+
     def _batches(
         self, task: Task, store: FeatureStore, widths: list[list[int]], sizes: list[int]
     ) -> Batches:
@@ -232,7 +238,9 @@ class Run:
                 )
             return chunk_batches(store, sizes[0], task.chunk, seed)
         weights = [origin.weight for origin in data.origins] if data.mix else None
-        return training_batches(store, widths, sizes, seed, weights, task.augmented)
+        config = self.job.train
+        together = config.accumulate * config.steps_per_call if config.static_shapes else 1
+        return training_batches(store, widths, sizes, seed, weights, task.augmented, together)
 
     @contextmanager
     def _since(self, batches: Batches) -> Iterator[Callable[[int], Iterable[Batch]]]:

@@ -118,8 +118,13 @@ class TrainStep:
 
     @property
     def compilations(self) -> int:
-        """How often gradients were traced: with static shapes, once for each bucket's."""
-        return self._losses_and_gradients.experimental_get_tracing_count()
+        """How often steps were traced: with static shapes, once for each bucket's.
+
+        That is where all batches of a call are of one bucket (`training_batches`), and once more
+        for every other number of steps in a call.
+        """
+        counts = [each.experimental_get_tracing_count() for each in self._functions.values()]
+        return sum(counts)
 
     def __call__(self, groups: Groups, stop: bool) -> tuple[Totals, bool]:
         """Does some steps in one call, or gives them to a worker that is free.

@@ -165,7 +165,8 @@ class Trainer:
         """Returns how many steps come before anything else is to be done."""
         config, step = self._config, self.step
         every = (config.log_every, config.evaluate_every, config.checkpoint_every)
-        return min(config.steps_per_call, config.steps - step, *(n - step % n for n in every))
+        every = (config.steps_per_call, *every)
+        return min(config.steps - step, *(n - step % n for n in every))
 
     def _report(self, step: int, display: Display) -> None:
         self._join()

@@ -381,6 +381,22 @@ def test_a_training_step_and_a_decoding_are_traced_once_for_each_bucket(built):
         variable.assign(value)
 
 
+@pytest.mark.slow
+def test_accumulated_steps_compile_with_their_updates(built):
+    """As a TPU compiles them: all of a call as one."""
+    step = TrainStep(built.task, Train(static_shapes=True, accumulate=2), built.strategy)
+    before = [variable.numpy() for variable in built.task.model.variables]
+    batch = built.batch()
+    groups = ((batch, batch), (batch, batch))
+    whole = tf.function(step._several, jit_compile=True)
+    totals, _ = whole(groups, step.step.read_value(), tf.constant(0.0))
+    assert float(totals.skipped) == 0.0
+    assert float(totals.examples) == 4 * len(next(iter(batch.values())))
+    for variable, value in zip(built.task.model.variables, before, strict=True):
+        assert np.any(variable.numpy() != value)
+        variable.assign(value)
+
+
 ROWS = ((0, 1, 2), (3, 0, 1, 2), (2, 1), (0, 3, 1))  # of which most do not divide
 SGD = Train(
     optimizer="sgd",

@@ -226,6 +226,30 @@ def test_a_batch_size_goes_before_a_budget_and_is_needed_without_sequences():
         batch_sizes([[]], 18, None)
 
 
+def test_replicas_that_share_evenly_have_sizes_that_divide():
+    assert batch_sizes([[4], [5], [30]], 18, None, 2) == [4, 2, 2]
+    assert batch_sizes([[4], [5]], 18, 6, 3) == [6, 6]
+    with pytest.raises(UsageError, match=r"a multiple of 4.* Received: 6"):
+        batch_sizes([[4], [5]], 18, 6, 4)
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_batches_together_are_parts_of_one_large_batch(write, widths, pairs, first):
+    store, _ = write(pairs)
+    sizes = [4, 2, 1]
+    large = training_batches(store, widths, [3 * size for size in sizes], 5)
+    parts = training_batches(store, widths, sizes, 5, together=3).since(first)
+    found = [(texts(batch), batch["text"].shape[1]) for batch in parts.take(29)]
+    expected = []
+    for batch in large.since(0).take(12):
+        size = len(batch["text"]) // 3
+        words = texts(batch)
+        expected += [
+            (words[at : at + size], batch["text"].shape[1]) for at in range(0, 3 * size, size)
+        ]
+    assert found == expected[first : first + 29]
+
+
 def test_examples_that_are_no_sequences_have_one_bucket(speller, write, pairs):
     class Lengths(speller):
         def features(self, records):
