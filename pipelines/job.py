@@ -122,7 +122,7 @@ class Train:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What layers compute in; variables are float32, and float16 scales its losses."""
     jit_compile: bool = True
-    """Compile the training step with XLA."""
+    """Compile the training step with XLA; without it, recurrent layers on a GPU are cuDNN's."""
     static_shapes: bool = False
     """Trace the step once for each bucket's shape, as a TPU needs it; the batches that it gets at
     once, `accumulate` times `steps_per_call`, are of one bucket, and replicas share evenly."""

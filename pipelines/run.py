@@ -196,11 +196,8 @@ class Run:
                 task, config, since, self._strategy, self.folder.path, self._profile, rows
             )
             self._display.note(f"train: on {self._described()}")
-            if strategies.is_asynchronous(self._strategy):
-                self._display.note(
-                    "train: workers do not wait for one another: the order of the steps, and with "
-                    "it the weights, are not those of another run"
-                )
+            if why := strategies.inexactness(self._strategy):
+                self._display.note(f"train: {why}")
             for what in trainer.passed_over:
                 self._display.note(f"train: checkpoint {what}")
             if trainer.step:

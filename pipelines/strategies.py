@@ -144,6 +144,23 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     return f"{_name(strategy)}, {replicas} {'replica' if replicas == 1 else 'replicas'} on {device}"
 
 
+def inexactness(strategy: tf.distribute.Strategy) -> str:
+    """Returns why the weights of a run are not those of another to the last bit, or nothing."""
+    if is_asynchronous(strategy):
+        return (
+            "workers do not wait for one another: the order of the steps, and with it the weights, "
+            "are not those of another run"
+        )
+    on_gpu = any("GPU" in device for device in strategy.extended.worker_devices)
+    if on_gpu and os.environ.get("TF_DETERMINISTIC_OPS", "0").lower() in ("0", "false"):
+        return (
+            "a GPU adds up in any order: the weights of a run that is taken up again agree to "
+            "rounding, not to the last bit; TF_DETERMINISTIC_OPS=1 in the environment keeps it to "
+            "one order"
+        )
+    return ""
+
+
 def compiles_replicas(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether the step of a replica can be compiled by XLA on its own.
 

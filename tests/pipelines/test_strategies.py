@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import tensorflow as tf
 
@@ -17,6 +19,23 @@ def test_mirrored_takes_every_logical_cpu_where_there_is_no_gpu():
     strategy = strategies.choose("mirrored")
     assert strategies.describe(strategy) == "mirrored, 3 replicas on CPU"
     assert not strategies.compiles_replicas(strategy)
+
+
+@pytest.mark.parametrize(
+    ("device", "variable", "said"),
+    [
+        ("/device:CPU:0", "", False),
+        ("/device:GPU:0", "", True),
+        ("/device:GPU:0", "0", True),
+        ("/device:GPU:0", "1", False),
+    ],
+)
+def test_a_gpu_that_adds_up_in_any_order_is_told_of(monkeypatch, device, variable, said):
+    monkeypatch.delenv("TF_DETERMINISTIC_OPS", raising=False)
+    if variable:
+        monkeypatch.setenv("TF_DETERMINISTIC_OPS", variable)
+    strategy = SimpleNamespace(extended=SimpleNamespace(worker_devices=(device,)))
+    assert ("TF_DETERMINISTIC_OPS=1" in strategies.inexactness(strategy)) == said
 
 
 def test_one_device_cannot_be_mirrored():
