@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 
+from serving.model_server.calls import Call
 from serving.model_server.errors import Code, ServingError
 from serving.model_server.tasks import Mailbox, Task
 
@@ -249,15 +250,14 @@ class Scheduler:
                 self._remove(queue, task)
             raise
 
-    def result(self, queue: Queue, task: Task):
+    def result(self, queue: Queue, task: Task, call: Call):
         """Returns the answer to a task; a task that waits beyond its deadline leaves the queue.
 
         Raises:
-            ServingError: The task failed, or there was no answer in time.
+            ServingError: The task failed, or there was no answer in time, or nobody to tell it.
         """
-        left = None if task.deadline is None else max(task.deadline - time.monotonic(), 0)
         try:
-            return task.answer.result(left)
+            return call.result(task.answer)
         except futures.TimeoutError:  # not the built-in one before Python 3.11
             pass
         if self._remove(queue, task):

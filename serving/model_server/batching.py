@@ -162,7 +162,7 @@ class BatchedServable:
                 queue.run([task])
             return batch_tensors.join([task.answer.result() for task in tasks])
         with self._scheduler.submitted(queue, tasks):
-            answers = [self._scheduler.result(queue, task) for task in tasks]
+            answers = [self._scheduler.result(queue, task, call) for task in tasks]
         journal.note_wait(tasks[0].since, tasks[0].waited)
         return batch_tensors.join(answers)
 

@@ -7,7 +7,7 @@ of a `Call`. One call blocks its thread; another lets its event loop go on.
 import asyncio
 import math
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -17,10 +17,11 @@ import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from serving.model_server.batch_padding import Padding
-from serving.model_server.errors import Code, Expired, ServingError
+from serving.model_server.errors import Code, Expired, ServingError, caller_gone
 from serving.model_server.tasks import Mailbox
 
 USUAL = 3  # Urgency is from 0, the most urgent, to 7, as in RFC 9218.
+PULSE = 0.05  # Seconds between two looks whether the caller of a waiting thread is still there.
 _PATIENCE = 0.9  # The share of its time after which a caller that cancels has run out of it.
 
 
@@ -32,6 +33,8 @@ class Call:
         urgency: What is more urgent (0) runs before what is less (7).
         mailbox: Where an event loop gets its answers; without it, the thread waits.
         shares: Whether it may share a batch, which another thread runs.
+        is_gone: Tells a thread that waits whether its caller has left. An event loop is told
+            unasked.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Call:
         urgency: int = USUAL,
         mailbox: Mailbox | None = None,
         shares: bool = True,
+        is_gone: Callable[[], bool] = lambda: False,
     ):
         now = time.monotonic()
         self.deadline = now + timeout_ms / 1000 if timeout_ms else None
@@ -47,6 +51,7 @@ class Call:
         self.urgency = urgency
         self.mailbox = mailbox
         self.shares = shares
+        self._is_gone = is_gone
 
     async def run(
         self, servable: "Runner", feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
@@ -67,11 +72,28 @@ class Call:
             with self._in_time():
                 return await asyncio.wrap_future(future)
         try:
-            future.result(self.timeout_ms() / 1000 or None)
+            self.result(future)
         except futures.TimeoutError:  # not the built-in one before Python 3.11
             raise ServingError(
                 Code.DEADLINE_EXCEEDED, "Timed out waiting for notification"
             ) from None
+
+    def result(self, future: Future) -> Any:
+        """Returns what another thread finds, while this one waits.
+
+        Raises:
+            TimeoutError: The time is over.
+            ServingError: The other thread failed, or the caller has gone.
+        """
+        while True:
+            left = math.inf if self.deadline is None else self.deadline - time.monotonic()
+            try:
+                return future.result(max(min(left, PULSE), 0))
+            except futures.TimeoutError:
+                if left <= PULSE:
+                    raise
+            if self._is_gone():
+                raise caller_gone()
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:

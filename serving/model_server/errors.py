@@ -59,6 +59,11 @@ def invalid(message: str) -> ServingError:
     return ServingError(Code.INVALID_ARGUMENT, message)
 
 
+def caller_gone() -> ServingError:
+    """Returns the error of a request whose caller has left; it is for the records."""
+    return ServingError(Code.CANCELLED, "The caller has gone")
+
+
 def not_found(message: str) -> ServingError:
     """Returns the error of a model or version that is not there to be used."""
     return ServingError(Code.NOT_FOUND, message)

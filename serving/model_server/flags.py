@@ -30,7 +30,7 @@ class Options:
     grpc_socket_path: str = _flag("", "UNIX socket to serve gRPC on as well.")
     rest_api_port: int = _flag(0, "HTTP/REST port; 0 turns it off.")
     rest_api_num_threads: int = _flag(_THREADS, "Threads for REST.")
-    rest_api_timeout_in_ms: int = _flag(30000, "Longest time for one REST call.")
+    rest_api_timeout_in_ms: int = _flag(30000, "Longest time for one REST call; 0 for any.")
     rest_api_enable_cors_support: bool = _flag(False, "Answer other origins' browsers.")
     enable_batching: bool = _flag(False, "Batch requests together.")
     allow_version_labels_for_unavailable_models: bool = _flag(False, "Labels before loading.")

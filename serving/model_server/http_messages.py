@@ -16,14 +16,19 @@ _CLIENT_CLOSED = 499
 
 
 class Request(NamedTuple):
-    """A request in full; header names are in lower case."""
+    """A request in full; header names are in lower case.
+
+    While it is answered, `is_gone` tells whether its caller has left.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     keeps_connection: bool
+    version: str
     peer: str = ""
+    is_gone: Callable[[], bool] = lambda: False
 
 
 class Response(NamedTuple):
@@ -98,7 +103,7 @@ class Reader:
             raise Refused(400) from None
         wish = headers.get("connection", "").lower()
         keeps = "close" not in wish and (version != "HTTP/1.0" or "keep-alive" in wish)
-        return Request(method, path, headers, body, keeps)
+        return Request(method, path, headers, body, keeps, version)
 
     def _head(self) -> tuple[str, str, str, dict[str, str]]:
         size = self._find(b"\r\n\r\n", _LARGEST_HEAD)

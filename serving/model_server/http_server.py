@@ -1,7 +1,9 @@
 """A small HTTP/1.1 server: a thread a connection, and nobody is waited for without end."""
 
 import contextlib
+import functools
 import logging
+import select
 import socket
 import ssl
 import threading
@@ -20,6 +22,7 @@ _LINGER_SECONDS = 1
 _LINGER_READS = 64
 _LINGER_BYTES = 64 * 2**10
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HANGING_UP = select.POLLHUP | getattr(select, "POLLRDHUP", 0)  # The latter is Linux's own.
 
 
 class HttpServer:
@@ -117,7 +120,8 @@ class HttpServer:
             write(connection.socket, Response(refused.status), False, False, self._seconds)
             connection.read_away()
             return False
-        response = self._answer(request._replace(peer=connection.peer))
+        is_gone = functools.partial(connection.is_gone, request.version != "HTTP/1.0")
+        response = self._answer(request._replace(peer=connection.peer, is_gone=is_gone))
         keep = request.keeps_connection and not self._stopping
         write(connection.socket, response, keep, request.method == "HEAD", self._seconds)
         return keep
@@ -130,6 +134,7 @@ class _Connection:
         self.socket = accepted
         self.peer = peer
         self._idle = False
+        self._probed = False
         self._lock = threading.Lock()
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -154,6 +159,27 @@ class _Connection:
             self.socket.sendall(_CONTINUE)
         except OSError as error:
             raise Gone from error
+
+    def is_gone(self, may_ask: bool) -> bool:
+        """Tells, asked again and again, whether the caller has left.
+
+        Who sends no more may still listen: it is sent an interim response, which says nothing new.
+        The machine of one that has left says so in return, in time for the next look.
+
+        Args:
+            may_ask: Whether the caller knows interim responses. Who does not is taken to listen.
+        """
+        try:
+            poll = select.poll()
+            poll.register(self.socket, _HANGING_UP)
+            if not poll.poll(0):
+                return False
+            if may_ask and not self._probed:
+                self._probed = True
+                self.go_on()
+            return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        except (Gone, OSError, ValueError):  # The last where the server has closed the socket.
+            return True
 
     def read_away(self) -> None:
         """Reads some of what still comes, for the caller to see the answer before the end."""

@@ -86,10 +86,7 @@ def _number(name: str, value: int) -> tuple[str, int | float]:
         return "int64_list", value
     if 0 < value <= _LARGEST_UINT64:
         raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
-    try:
-        return "float_list", float(value)
-    except OverflowError:
-        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
+    return "float_list", float(value)
 
 
 def _unexpected(name: str, value: Any) -> ServingError:

@@ -3,7 +3,6 @@
 The order of the checks and their texts are TF Serving's.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,19 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
-from serving.model_server import batch_padding, json_values
+from serving.model_server import batch_padding, json_text, json_values
 from serving.model_server.batch_padding import Padding
 from serving.model_server.errors import ServingError, invalid
 
 _BRACKETS = re.compile(r'"(?:\\.|[^"\\])*"|[][{}]')
-_PARSE_ERRORS = {
-    "Expecting value": "Invalid value.",
-    "Expecting ',' delimiter": "Missing a comma or } after an object member.",
-    "Expecting ':' delimiter": "Missing a colon after a name of object member.",
-    "Expecting property name enclosed in double quotes": "Missing a name for object member.",
-    "Unterminated string starting at": "Missing a closing quotation mark in string.",
-    "Invalid control character at": "Invalid encoding in string.",
-}
 
 
 class Inputs(NamedTuple):
@@ -44,20 +35,11 @@ def parse(body: bytes, deepest: int = 0) -> dict[str, Any]:
     Raises:
         ServingError: It holds no JSON, or none that is an object.
     """
-    text = body.decode("utf-8", errors="surrogateescape").lstrip(" \t\r\n")
-    if not text:
+    if not body:
         raise invalid("JSON Parse error: The document is empty")
-    if deepest and _depth(text) > deepest:
+    if deepest and _depth(body.decode("latin-1")) > deepest:
         raise invalid(f"JSON Parse error: The document is nested deeper than {deepest}.")
-    try:
-        value, _ = json.JSONDecoder().raw_decode(text)
-    except json.JSONDecodeError as error:
-        offset = len(body) - len(text[error.pos :].encode("utf-8", "surrogateescape"))
-        raise invalid(f"JSON Parse error: {_parse_error(error)} at offset: {offset}") from None
-    except ValueError:  # An integer of thousands of digits.
-        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
-    except RecursionError:
-        raise invalid("JSON Parse error: The document is nested too deeply.") from None
+    value = json_text.read(body)
     if not isinstance(value, dict):
         raise invalid(f"JSON Value: {json_values.show(value)} Is not object")
     return value
@@ -261,12 +243,6 @@ def _malformed(document: Mapping[str, Any], text: str) -> ServingError:
     return invalid(f"JSON Value: {json_values.show(document)} {text}")
 
 
-def _parse_error(error: json.JSONDecodeError) -> str:
-    if error.msg == "Expecting ',' delimiter" and _in_array(error.doc[: error.pos]):
-        return "Missing a comma or ] after an array element."
-    return _PARSE_ERRORS.get(error.msg, error.msg)
-
-
 def _depth(text: str) -> int:
     """Returns how deep brackets are nested, those in strings not counted."""
     depth = deepest = 0
@@ -274,11 +250,3 @@ def _depth(text: str) -> int:
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket[0], 0)
         deepest = max(deepest, depth)
     return deepest
-
-
-def _in_array(text: str) -> bool:
-    """Tells whether the innermost bracket that `text` leaves open is that of an array."""
-    brackets = re.sub(r'"(?:\\.|[^"\\])*"|[^][{}]', "", text)
-    while (rest := re.sub(r"\[\]|\{\}", "", brackets)) != brackets:
-        brackets = rest
-    return brackets.endswith("[")

@@ -7,7 +7,7 @@ visited value by value, to say what and where.
 import base64
 import binascii
 import json
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import tensorflow as tf
 from serving.model_server.errors import Code, ServingError, invalid
 
 _LONGEST_VALUE = 256
+_encoder = json.JSONEncoder(indent=4, ensure_ascii=False)
 _INT_RANGES = {
     tf.int8: np.int32,  # As in TF Serving: the range is that of the field in TensorProto.
     tf.int16: np.int32,
@@ -26,6 +27,7 @@ _INT_RANGES = {
     tf.uint64: np.uint64,
 }
 _FLOATS = frozenset({tf.float32, tf.float64})
+_TYPE_NAMES = {tf.float16: "half", tf.float32: "float", tf.float64: "double"}
 
 
 def tensor(value: Any, dtype: tf.DType) -> np.ndarray:
@@ -66,10 +68,7 @@ def _flat(level: list, kinds: set[type], dtype: tf.DType) -> np.ndarray | None:
 
 def utf8(text: str) -> bytes:
     """Returns the bytes of a string as they were in the body."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from None
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _integers(level: list[int], dtype: tf.DType) -> np.ndarray | None:
@@ -124,7 +123,7 @@ def _scalar(value: Any, dtype: tf.DType) -> np.ndarray:
     if isinstance(value, dict) and dtype == tf.string:
         return _objects([from_base64(value)])
     if not (dtype in _FLOATS or dtype in _INT_RANGES or dtype in (tf.string, tf.bool)):
-        text = f"Conversion of JSON Value: {show(value)} to type: {dtype.name}"
+        text = f"Conversion of JSON Value: {show(value)} to type: {_type_name(dtype)}"
         raise ServingError(Code.UNIMPLEMENTED, text)
     array = _flat([value], {type(value)}, dtype)
     if array is None:
@@ -161,9 +160,14 @@ def kind(value: Any) -> str:
 
 
 def _type_name(dtype: tf.DType) -> str:
-    return {tf.float32: "float", tf.float64: "double"}.get(dtype, dtype.name)
+    return _TYPE_NAMES.get(dtype, dtype.name)
 
 
 def show(value: Any) -> str:
-    """Returns the beginning of a value, for a message."""
-    return json.dumps(value, indent=4, ensure_ascii=False)[:_LONGEST_VALUE]
+    """Returns the beginning of a value, for a message: whole characters of 256 bytes at most."""
+    pieces = islice(_encoder.iterencode(value), _LONGEST_VALUE)  # Each has a byte at least.
+    text = "".join(pieces)
+    shown = utf8(text)[:_LONGEST_VALUE].decode("utf-8", "surrogateescape")
+    while not text.startswith(shown):
+        shown = shown[:-1]  # A part of a character.
+    return shown

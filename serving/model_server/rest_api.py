@@ -30,6 +30,7 @@ from serving.model_server.calls import Call, now
 from serving.model_server.core import ServerCore
 from serving.model_server.errors import Code, ServingError, invalid, not_found
 from serving.model_server.flags import Options
+from serving.model_server.http_messages import Request
 
 _LOG = logging.getLogger(__name__)
 _WHICH = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:]+)))?"
@@ -85,7 +86,7 @@ class RestApi:
 
     def __init__(self, core: ServerCore, options: Options, metrics_path: str = ""):
         self._core = core
-        self._timeout_ms = options.rest_api_timeout_in_ms
+        self._timeout_ms = max(options.rest_api_timeout_in_ms, 0)
         self._deepest = options.max_json_depth
         self._largest_tensor = options.max_tensor_bytes
         self._metrics_path = metrics_path
@@ -95,22 +96,17 @@ class RestApi:
             "predict": self._predict,
         }
 
-    def answer(self, method: str, path: str, body: bytes, priority: str = "") -> Answer:
-        """Returns the answer to one request; every failure becomes one.
-
-        Args:
-            method: Such as GET.
-            path: With what follows it.
-            body: Without its encoding.
-            priority: The header of that name.
-        """
+    def answer(self, request: Request) -> Answer:
+        """Returns the answer to one request, its body decoded; every failure becomes one."""
+        method, path = request.method, request.path
         if path == self._metrics_path:
             return Answer(200, self._core.metrics.page(), "text/plain")
         if not path.lower().startswith("/v1/"):
             return Answer(404, _NOT_FOUND, "text/html", error=not_found("Not Found"))
         try:
-            call = Call(self._timeout_ms, calls.urgency(priority))
-            return Answer(200, self._route(method, path, body, call))
+            urgency = calls.urgency(request.headers.get("priority", ""))
+            call = Call(self._timeout_ms, urgency, is_gone=request.is_gone)
+            return Answer(200, self._route(method, path, request.body, call))
         except ServingError as error:
             return refusal(error)
         except Exception as error:

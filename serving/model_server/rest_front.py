@@ -6,12 +6,15 @@ import ssl
 import tempfile
 import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from serving.model_server import metrics, protos
 from serving.model_server.admin import Admin
 from serving.model_server.auth import Tokens
+from serving.model_server.calls import PULSE
 from serving.model_server.core import ServerCore
-from serving.model_server.errors import ServingError, invalid
+from serving.model_server.errors import ServingError, caller_gone, invalid
 from serving.model_server.flags import Options
 from serving.model_server.http_messages import Request, Response
 from serving.model_server.http_server import HttpServer
@@ -24,6 +27,7 @@ _CORS = {
     "Access-Control-Allow-Headers": "Content-Type",
 }
 _LARGEST_INFLATED = 100 * 2**20
+_ARRIVAL_SECONDS = 30  # Where a call may take any time, its request may not.
 
 
 class RestFront:
@@ -52,7 +56,7 @@ class RestFront:
         self._server = HttpServer(
             options.rest_api_port,
             self._answer,
-            options.rest_api_timeout_in_ms / 1000,
+            max(options.rest_api_timeout_in_ms, 0) / 1000 or _ARRIVAL_SECONDS,
             options.max_request_bytes,
             _tls(options.rest_api_ssl_config_file),
         )
@@ -80,7 +84,7 @@ class RestFront:
         except ServingError as error:
             answer = refusal(error)
         headers = {"Content-Type": answer.kind, **self._headers, **answer.headers}
-        body = _bytes(answer.body)
+        body = answer.body.encode("utf-8", "surrogateescape")
         if entry:
             headers["X-Request-Id"] = entry.id
             entry.bytes_in, entry.bytes_out = len(request.body), len(body)
@@ -99,23 +103,25 @@ class RestFront:
             self._tokens.check(request.headers.get("authorization", ""))
         if told := self._admin.answer(request.method, request.path):
             return told
-        body = self._contents(request)
-        with self._turns:
-            priority = request.headers.get("priority", "")
-            return self._api.answer(request.method, request.path, body, priority)
+        request = request._replace(body=self._contents(request))
+        with self._turn(request):
+            return self._api.answer(request)
+
+    @contextmanager
+    def _turn(self, request: Request) -> Iterator[None]:
+        """Waits until one more request may be answered."""
+        while not self._turns.acquire(timeout=PULSE):
+            if request.is_gone():
+                raise caller_gone()
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def _contents(self, request: Request) -> bytes:
         if "gzip" not in request.headers.get("content-encoding", ""):
             return request.body
         return _inflate(request.body, self._largest_body or _LARGEST_INFLATED)
-
-
-def _bytes(text: str) -> bytes:
-    """Returns UTF-8; bytes that were none stay as they are, and halves of characters go."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace")
 
 
 def _metrics_path(file: str) -> str:
@@ -157,7 +163,7 @@ def _inflate(body: bytes, largest: int) -> bytes:
     """Returns the contents of a gzip body; nothing where it is broken or too large."""
     try:
         inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        inflated = inflater.decompress(body, largest)
-        return inflated if inflater.eof else b""
+        inflated = inflater.decompress(body, largest + 1)
+        return inflated if inflater.eof and len(inflated) <= largest else b""
     except zlib.error:
         return b""

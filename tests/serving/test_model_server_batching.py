@@ -582,7 +582,7 @@ def test_threads_begin_when_needed_and_end_with_their_scheduler(graph, metrics):
         with scheduler.submitted(queue, [task]):
             pass
     graph.go_on.set()
-    assert [scheduler.result(queue, task) for task in tasks] == [True] * 5
+    assert [scheduler.result(queue, task, Call()) for task in tasks] == [True] * 5
     scheduler.close()
     assert threads() == 0
 
@@ -750,6 +750,31 @@ def test_full_queues_and_long_waits_have_their_codes(model_root, options, free_p
     assert dict(raised.value.trailing_metadata())["grpc-retry-pushback-ms"] == "30000"
     expired = "Run() timeout exceeded while waiting in batching queue"
     assert answers == [(429, {"error": expired})]
+
+
+def test_a_rest_caller_that_leaves_takes_its_request_out_of_the_queue(
+    model_root, options, free_port, tmp_path
+):
+    file = tmp_path / "batching.config"
+    file.write_text("max_batch_size { value: 2 } batch_timeout_micros { value: 30000000 }")
+    chosen = options(
+        model_base_path=str(model_root / "half_plus"),
+        rest_api_port=free_port(),
+        enable_batching=True,
+        batching_parameters_file=str(file),
+    )
+    with Server(chosen) as server:
+        connection = http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20)
+        connection.request("POST", "/v1/models/default:predict", '{"inputs": [1]}')
+        while not server._batching._batches._waiting:
+            time.sleep(0.001)
+        (queue,) = server._batching._batches._waiting
+        connection.close()
+        deadline = time.monotonic() + 10
+        while len(queue) or 'status="CANCELLED"' not in server._metrics.page():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert ask_rest(chosen, "[1, 2]") == (200, {"outputs": [3.5, 4.0]})
 
 
 def test_a_version_without_parameters_of_its_own_is_not_batched(

@@ -1,8 +1,10 @@
 """HTTP/1.1 at the level of bytes: what is a request, what is none, and who is not waited for."""
 
 import socket
+import struct
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +38,27 @@ def serve(free_port):
 @pytest.fixture
 def port(serve):
     return serve()
+
+
+@pytest.fixture
+def watched(free_port):
+    """A server that answers once it is told to, or once the caller has left; it notes which."""
+    looked, told, left = (threading.Event() for _ in range(3))
+
+    def watch(request):
+        while not (told.is_set() or left.is_set()):
+            if request.is_gone():
+                left.set()
+            looked.set()
+            time.sleep(0.005)
+        return Response(200)
+
+    port = free_port()
+    server = HttpServer(port, watch, 5)
+    server.start()
+    yield SimpleNamespace(port=port, looked=looked, told=told, left=left)
+    told.set()
+    server.stop(grace_seconds=5)
 
 
 class Caller:
@@ -235,6 +258,39 @@ def test_half_closed_callers_still_get_their_answer(port):
         caller.end()
         assert caller.response()[2] == b"GET /a 0 "
         assert caller.is_closed()
+
+
+def reset(caller):
+    caller._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    caller.__exit__()
+
+
+def ask_more_and_close(caller):
+    caller.send(b"GET /b HTTP/1.1\r\n\r\n")
+    caller.__exit__()
+
+
+@pytest.mark.parametrize("leave", [Caller.__exit__, reset, ask_more_and_close])
+def test_it_is_noticed_that_a_caller_leaves_before_its_answer(watched, leave):
+    caller = Caller(watched.port)
+    caller.send(b"GET /a HTTP/1.1\r\n\r\n")
+    assert watched.looked.wait(10)
+    leave(caller)
+    assert watched.left.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("version", "interim"), [(b"1.0", []), (b"1.1", [b"HTTP/1.1 100 Continue\r\n", b"\r\n"])]
+)
+def test_half_closed_callers_have_not_left(watched, version, interim):
+    with Caller(watched.port) as caller:
+        caller.send(b"GET /a HTTP/%s\r\n\r\n" % version)
+        caller.end()
+        assert watched.looked.wait(10)
+        assert [caller._file.readline() for _ in interim] == interim
+        assert not watched.left.wait(0.1)
+        watched.told.set()
+        assert caller.response()[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What one request may ask of the server's memory."""
 
+import gzip
 import http.client
 import json
 
@@ -48,9 +49,9 @@ def over_grpc(chosen, made):
             return error.code().name, error.details()
 
 
-def over_rest(chosen, body, path="/v1/models/default:predict"):
+def over_rest(chosen, body, path="/v1/models/default:predict", **headers):
     connection = http.client.HTTPConnection("localhost", chosen.rest_api_port, timeout=20)
-    connection.request("POST", path, body)
+    connection.request("POST", path, body, headers)
     response = connection.getresponse()
     text = response.read()
     connection.close()
@@ -108,6 +109,12 @@ def test_the_length_of_texts_in_json_counts(model_root, options, free_port, meth
 def test_what_is_within_the_limits_is_answered(limited):
     assert over_grpc(limited, request([100], [1])) == ("OK", 100)
     assert over_rest(limited, json.dumps({"inputs": [0] * 100}))[0] == 200
+
+
+@pytest.mark.parametrize(("size", "status"), [(4096, 200), (4097, 400)])
+def test_a_body_is_measured_unpacked(limited, size, status):
+    body = gzip.compress(b'{"inputs": [0]}'.ljust(size))
+    assert over_rest(limited, body, **{"Content-Encoding": "gzip"})[0] == status
 
 
 def test_deep_json_is_refused(limited):

@@ -4,6 +4,8 @@ import http.client
 import shutil
 import ssl
 import subprocess
+import threading
+import time
 
 import grpc
 import numpy as np
@@ -11,7 +13,10 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from serving.model_server import rest_front
 from serving.model_server.errors import ServingError
+from serving.model_server.http_messages import Response
+from serving.model_server.http_server import HttpServer
 from serving.model_server.server import Server
 
 
@@ -159,6 +164,31 @@ def test_rest_answers_over_tls(serve_rest, certificates):
     with pytest.raises((http.client.HTTPException, OSError)):
         plain.request("GET", "/v1/models/default") or plain.getresponse()
     plain.close()
+
+
+def test_it_is_noticed_over_tls_that_a_caller_leaves(certificates, free_port, tmp_path):
+    asked, left = threading.Event(), threading.Event()
+
+    def answer(request):
+        asked.set()
+        for _ in range(500):
+            if request.is_gone():
+                left.set()
+                break
+            time.sleep(0.01)
+        return Response(200)
+
+    (tmp_path / "rest.config").write_text(config(certificates))
+    port, tls = free_port(), rest_front._tls(str(tmp_path / "rest.config"))
+    server = HttpServer(port, answer, seconds=5, tls=tls)
+    server.start()
+    context = ssl.create_default_context(cadata=certificates["ca.pem"])
+    connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=context)
+    connection.request("GET", "/")
+    assert asked.wait(10)
+    connection.close()
+    assert left.wait(10)
+    server.stop(grace_seconds=5)
 
 
 def test_rest_may_ask_who_its_client_is(serve_rest, certificates, tmp_path):
