@@ -11,7 +11,15 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import classification_pb2, inference_pb2, predict_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    model_management_pb2,
+    predict_pb2,
+)
+
+from serving.model_server import protos
+from serving.model_server.server import Server
 
 SHORT = 1200
 FULL = 100_000
@@ -30,12 +38,32 @@ GRPC_CODES = {
     "OUT_OF_RANGE",
 }
 HTTP_CODES = {200, 400, 404, 413, 429, 431, 501, 503, 504}
+PREDICTION = ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"]
+RELOAD = "tensorflow.serving.ModelService/HandleReloadConfigRequest"
+PROFILE = "tensorflow.ProfilerService/Profile"
+STREAM = "transduce.serving.StreamingService/PredictStream"
+WATCH = "grpc.health.v1.Health/Watch"
 METHODS = [
-    *(f"PredictionService/{name}" for name in ("Predict", "Classify", "Regress")),
-    *(f"PredictionService/{name}" for name in ("MultiInference", "GetModelMetadata")),
-    "ModelService/GetModelStatus",
-    "NoService/None",
+    *(f"tensorflow.serving.PredictionService/{name}" for name in PREDICTION * 2),
+    "tensorflow.serving.ModelService/GetModelStatus",
+    RELOAD,
+    PROFILE,
+    "tensorflow.ProfilerService/Terminate",
+    "tensorflow.ProfilerService/Monitor",
+    STREAM,
+    "grpc.health.v1.Health/Check",
+    WATCH,
+    "tensorflow.serving.NoService/None",
 ]
+PAGES = [
+    b"/livez",
+    b"/readyz",
+    b"/readyz/",
+    b"/models",
+    b"/config",
+    b"/monitoring/prometheus/metrics",
+]
+NO_FIELD = b"\x07"  # With this at its end nothing is a message.
 NAMES = [
     *["half_plus"] * 5,
     "identity",
@@ -95,9 +123,12 @@ class Fuzzer:
     def __init__(self, seed=0):
         self.random = random.Random(seed)
 
-    def message(self):
+    def message(self, method):
         """Returns the bytes of a request, of a broken one, or of none."""
-        serialized = self._request().SerializePartialToString()
+        if method == PROFILE:
+            return self._profile()
+        made = self._reload() if method == RELOAD else self._request()
+        serialized = made.SerializePartialToString()
         kind = self.random.randrange(5)
         if kind == 0:
             return self.random.randbytes(self.random.randrange(200))
@@ -128,6 +159,31 @@ class Fuzzer:
         elif self.random.random() < 0.8:
             example = request.input.example_list.examples.add()
             example.features.feature["x"].bytes_list.value.append(self.random.randbytes(9))
+        return request
+
+    def _profile(self):
+        """Returns a short one seldom; a broken one that could be read might take hours."""
+        request = protos.ProfileRequest(
+            duration_ms=self.random.randrange(3),
+            session_id=self.random.choice(NAMES),
+            emit_xspace=True,
+        )
+        return request.SerializeToString() + self.random.choice([b"", *[NO_FIELD] * 19])
+
+    def _reload(self):
+        choose = self.random.choice
+        request = model_management_pb2.ReloadConfigRequest()
+        if self.random.random() < 0.1:
+            request.config.custom_model_config.SetInParent()
+        for _ in range(self.random.randrange(3)):
+            model = request.config.model_config_list.config.add(name=choose(NAMES))
+            model.base_path = choose(["/nowhere", "/nowhere", "", "here", "/"])
+            model.model_platform = choose(["tensorflow", "tensorflow", "tensorflow", "", "q"])
+            model.model_type = choose([0, 0, 0, 1, 9])
+            model.model_version_policy.latest.num_versions = choose([0, 1, 2**32 - 1])
+            if self.random.random() < 0.2:
+                model.version_labels[choose(["stable", ""])] = choose([1, -1])
+        request.metric_names.extend(choose([[], [""], ["q", "q"]]))
         return request
 
     def _spec(self, spec):
@@ -161,6 +217,8 @@ class Fuzzer:
         """Returns the target of an HTTP request."""
         choose = self.random.choice
         name = choose(NAMES).encode("utf-8", "surrogateescape")
+        if self.random.random() < 0.1:
+            return choose(PAGES) + choose([b"", b"", b"?", name.replace(b"\x00", b"%00")])
         parts = [b"/v1/models/", name, choose([b"", b"/versions/1", b"/versions/%d" % 10**30])]
         parts += [choose([b"", b"/labels/x", b"/metadata", b"?x=1", b"#", b"//"])]
         parts += [choose([b":predict", b":classify", b":regress", b":q", b""])]
@@ -210,19 +268,31 @@ def fuzz_grpc(port, fuzzer, count):
     """Returns how often each code came, and the requests whose code is none of the documented."""
     codes, strange = Counter(), []
     with grpc.insecure_channel(f"localhost:{port}") as channel:
-        calls = [channel.unary_unary(f"/tensorflow.serving.{method}") for method in METHODS]
         for _ in range(count):
-            call, message = fuzzer.random.choice(calls), fuzzer.message()
+            method = fuzzer.random.choice(METHODS)
+            messages = [fuzzer.message(method) for _ in range(fuzzer.random.choice([1, 1, 2, 3]))]
             try:
-                call(message, timeout=30)
+                ask(channel, method, messages)
                 code, details = "OK", ""
             except grpc.RpcError as error:
                 code, details = error.code().name, error.details()
             no_message = code == "INTERNAL" and details.startswith("The request is no ")
             codes["no message" if no_message else code] += 1
             if not no_message and code not in GRPC_CODES:
-                strange.append((code, details, message))
+                strange.append((code, details, method, messages))
     return codes, strange
+
+
+def ask(channel, method, messages):
+    """Asks once, or, where the method takes a stream, as often as there are messages."""
+    if method == STREAM:
+        list(channel.stream_stream(f"/{method}")(iter(messages), timeout=30))
+    elif method == WATCH:
+        call = channel.unary_stream(f"/{method}")(messages[0], timeout=30)
+        next(call)
+        call.cancel()
+    else:
+        channel.unary_unary(f"/{method}")(messages[0], timeout=30)
 
 
 def fuzz_http(port, fuzzer, count):
@@ -271,16 +341,38 @@ def test_malformed_requests_get_documented_codes(server):
     port = int(server.address.rpartition(":")[2])
     codes, strange = fuzz_grpc(port, Fuzzer(), SHORT // 2)
     assert not strange
-    assert codes.keys() >= {"OK", "no message", "NOT_FOUND", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
+    usual = {"OK", "no message", "NOT_FOUND", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
+    assert codes.keys() >= {*usual, "FAILED_PRECONDITION"}
     codes, strange = fuzz_http(server.rest_port, Fuzzer(), SHORT // 2)
     assert not strange
     assert codes.keys() >= {200, 400, 404}
     assert works(port, server.rest_port)
 
 
+def test_after_any_configurations_the_right_one_is_served(model_root, options, free_port):
+    path = str(model_root / "half_plus")
+    chosen = options(model_base_path=path, model_name="half_plus", rest_api_port=free_port())
+    fuzzer, codes = Fuzzer(), Counter()
+    right = model_management_pb2.ReloadConfigRequest()
+    right.config.model_config_list.config.add(
+        name="half_plus", base_path=path, model_platform="tensorflow"
+    )
+    with Server(chosen), grpc.insecure_channel(f"localhost:{chosen.port}") as channel:
+        for message in [*(fuzzer.message(RELOAD) for _ in range(100)), right.SerializeToString()]:
+            try:
+                ask(channel, RELOAD, [message])
+                codes["OK"] += 1
+            except grpc.RpcError as error:
+                codes[error.code().name] += 1
+        assert works(chosen.port, chosen.rest_api_port)
+    # INTERNAL for bytes that are no message, UNKNOWN for models of which nothing can be loaded.
+    known = {"OK", "INTERNAL", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNKNOWN"}
+    assert codes.keys() == known
+
+
 @pytest.mark.slow
 def test_a_hundred_thousand_malformed_requests_leave_nothing_behind(model_root, process, full):
-    server = process(f"--model_root={model_root}")
+    server = process(f"--model_root={model_root}", "--enable_grpc_healthcheck_service")
     batch = max(full(FULL) // 20, 50)
     memory, codes = [], Counter()
     for seed in range(10):
