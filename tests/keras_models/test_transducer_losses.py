@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_models.losses import fused
+from keras_models.losses.arcs import score_arcs
 from keras_models.losses.transducer import (
     additive_transducer_loss,
     fused_transducer_loss,
@@ -388,6 +389,18 @@ def test_how_many_nodes_are_computed_at_a_time_changes_nothing(nodes):
     scores, labels = _batch("fused", seed=14)
     actual = _gradients(fused_transducer_loss, scores, labels, FRAMES, LABELS, nodes=nodes)
     _assert_same(actual, _compute("fused", "graph", scores, labels))
+
+
+@pytest.mark.parametrize("factored_blank", [False, True])
+@pytest.mark.parametrize("parts", [2, 8, 30])
+def test_in_how_many_parts_symbols_are_reduced_changes_nothing(parts, factored_blank):
+    logits = 30.0 * np.random.default_rng(25).normal(size=(1, 2, 3, 21)).astype(np.float32)
+    symbols, blank = np.array([[[4, 20, 1]]]), 3
+    arcs = score_arcs(logits, symbols, blank, factored_blank, parts)
+    for actual, expected in zip(
+        arcs, score_arcs(logits, symbols, blank, factored_blank), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-6)
 
 
 def test_nodes_that_no_path_goes_through_are_left_out(monkeypatch):
