@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field as Limits
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
@@ -25,6 +26,8 @@ class Segmentation:
     """Names of the classes, by the number that stands for each in a mask."""
     mask: str = "mask"
     """Name of the classes of all pixels in records, features and served signatures."""
+    label_smoothing: Annotated[float, Limits(ge=0, lt=1)] = 0.0
+    """Share of the probability that the loss wants spread evenly over all classes."""
 
     @model_validator(mode="after")
     def _fits_together(self):

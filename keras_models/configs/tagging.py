@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field as Limits
 from pydantic import PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -31,6 +32,8 @@ class Tagging:
     with 1 would not be there to be learnt."""
     max_length: PositiveInt = 1024
     """Longest text, in tokens, that the served model answers."""
+    label_smoothing: Annotated[float, Limits(ge=0, lt=1)] = 0.0
+    """Share of the probability that the loss wants spread evenly over all tags."""
 
     @model_validator(mode="after")
     def _has_two_fields(self):

@@ -34,6 +34,7 @@ class Segmenter(OneInputTask):
     def __init__(self, config: Segmentation, model, folder: Path):
         super().__init__(config.input, folder)
         self._classes, self._mask = config.classes, config.mask
+        self._smoothing = config.label_smoothing
         names = LabelFrontend(config.mask, folder)
         self.frontends = {self._input: self._frontend, self._mask: names}
         self.model = model.build_dense(self._frontend.shape, len(config.classes))
@@ -60,7 +61,8 @@ class Segmenter(OneInputTask):
         """Returns the mean over the pixels of each image, `[B]` float32."""
         scores = self.model(*self._frontend.inputs(batch), dropout_seed=dropout_seed)
         classes = tf.cast(batch[self._mask][..., 0], tf.int32)
-        return tf.reduce_mean(cross_entropy(scores, classes), axis=[1, 2])
+        losses = cross_entropy(scores, classes, self._smoothing)
+        return tf.reduce_mean(losses, axis=[1, 2])
 
     def predict(self, batch):
         """Returns the likeliest class of each pixel, `[B, H, W]` int32, `OUTSIDE` past an end."""

@@ -61,7 +61,7 @@ class Tagger(Task):
         scores, tags = self._scores(batch, dropout_seed), batch[self._config.tags]
         both = tf.minimum(tf.shape(scores)[1], tf.shape(tags)[1])  # either may be padded further
         classes = tf.maximum(tags[:, :both] - 1, 0)
-        losses = cross_entropy(scores[:, :both], classes)
+        losses = cross_entropy(scores[:, :both], classes, self._config.label_smoothing)
         real = tf.sequence_mask(batch[self._config.text + LENGTHS], both)
         return tf.reduce_sum(tf.where(real, losses, 0.0), axis=1)
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,6 +50,21 @@ def test_a_loss_is_the_mean_over_pixels(task):
         for row, mask in zip(likelihoods, _masks(0, 2), strict=True)
     ]
     np.testing.assert_allclose(task.losses(batch), expected, rtol=1e-4)
+
+
+def test_classes_are_smoothed_as_asked(tmp_path):
+    losses = []
+    for smoothing in (0.0, 0.25):
+        image = Image(height=9, width=7)
+        config = Segmentation(input=image, classes=CLASSES, label_smoothing=smoothing)
+        config.prepare([], tmp_path)
+        keras.utils.set_random_seed(1)
+        task = config.build(CNNConfig(channels=8, stages=1, blocks=1), tmp_path)
+        batch = task.features(_records(_masks(0, 2)))
+        losses.append(task.losses(batch).numpy())
+    scores = tf.nn.log_softmax(task.model(*task.frontends["image"].inputs(batch)))
+    uniform = -np.mean(scores, axis=(1, 2, 3))
+    np.testing.assert_allclose(losses[1], 0.75 * losses[0] + 0.25 * uniform, rtol=1e-4)
 
 
 def test_the_names_of_classes_are_an_asset(task):

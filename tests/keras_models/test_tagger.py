@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_models.configs.lstm import LSTMConfig
 from keras_models.configs.tagging import Tagging
+from keras_models.frontends.padding import pad
 
 TEXTS = ["the cat sees the dog", "the dog sleeps", "a cat sees"]
 TAGS = ["D N V D N", "D N V", "D N V"]
@@ -82,6 +83,16 @@ def test_the_loss_of_the_answer_is_its_log_probability_and_every_other_is_greate
     np.testing.assert_allclose(losses(tags), -scores, rtol=1e-5)
     others = ["N N N" if tags[0] != "N N N" else "V V V", "D" if tags[1] != "D" else "V"]
     assert (losses(others) > losses(tags)).all()
+
+
+def test_tags_are_smoothed_as_asked(build):
+    """Over the three tags that are known; a text's loss is the sum of its tokens'."""
+    batch = pad(_features(build(), TEXTS, TAGS))
+    plain, smoothed = (build(label_smoothing=e).losses(batch).numpy() for e in (0.0, 0.25))
+    task = build()
+    scores = tf.nn.log_softmax(task.model(batch["text"], batch["text_lengths"])).numpy()
+    means = [row[:length].mean(-1).sum() for row, length in zip(scores, [5, 3, 3], strict=True)]
+    np.testing.assert_allclose(smoothed, 0.75 * plain - 0.25 * np.array(means), rtol=1e-4)
 
 
 def test_text_and_tags_may_be_padded_to_different_widths(build):
