@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_models.frontends.padding import pad
 from keras_models.tasks.task import Task
+from pipelines.errors import UsageError
 from pipelines.input import keep_feasible
 from pipelines.step import forward_and_backward
 
@@ -38,7 +39,15 @@ def fastest_batch_tokens(
         names: The sequence features.
         widths: Those of the widest bucket, in the same order.
         jit_compile: Whether XLA compiles it.
+
+    Raises:
+        UsageError: If examples are no sequences.
     """
+    if not names:
+        raise UsageError(
+            "`data.batch_size` must be given where examples are no sequences. Received: "
+            "`data.batch_tokens` is auto"
+        )
     gradients = tf.function(
         lambda batch, seed: forward_and_backward(task, batch, seed, tf.constant(1.0)),
         jit_compile=jit_compile,

@@ -77,6 +77,15 @@ class Data(Origin):
     cache: Literal["disk", "memory"] = "disk"
     """Where the features of the training examples are read from, once they are made."""
 
+    @model_validator(mode="after")
+    def _has_one_size(self):
+        if self.batch_tokens == "auto" and self.batch_size is not None:
+            raise ValueError(
+                "`batch_tokens` must be a number, which counts for nothing, where `batch_size` is "
+                "given. Received: auto"
+            )
+        return self
+
     @property
     def origins(self) -> tuple[Origin, ...]:
         """All places that records come from."""

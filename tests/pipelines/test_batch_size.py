@@ -1,17 +1,26 @@
+import itertools
+
+import pytest
 import tensorflow as tf
 
 from pipelines.batch_size import fastest_batch_tokens
+from pipelines.errors import UsageError
 
 
-def test_budgets_double_as_long_as_they_are_faster(speller, words, records):
-    """Of this task, so small that calling it is what takes the time, the larger is the faster."""
+def test_budgets_double_until_two_in_a_row_gain_nothing(speller, words, records):
     dataset = records([(word, word.upper()) for word in words(40)])
     tried = fastest_batch_tokens(dataset, speller(), ["text", "sound"], [4, 4], jit_compile=False)
     budgets, rates = list(tried), list(tried.values())
     assert budgets == [512 * 2**n for n in range(len(tried))]
-    best = rates.index(max(rates))
-    assert best >= 1
-    assert len(rates) <= best + 3
+    gains = [rate > 1.03 * max(rates[:n], default=0.0) for n, rate in enumerate(rates)]
+    pairs = [any(pair) for pair in itertools.pairwise(gains)]
+    assert pairs == [True] * (len(pairs) - 1) + [False]
+
+
+def test_examples_that_are_no_sequences_are_refused(speller, words, records):
+    dataset = records([(word, word.upper()) for word in words(4)])
+    with pytest.raises(UsageError, match=r"`data.batch_size` must be given where"):
+        fastest_batch_tokens(dataset, speller(), [], [], jit_compile=False)
 
 
 def test_what_does_not_fit_ends_the_trial(speller, words, records):
