@@ -29,6 +29,7 @@ from pipelines.errors import (
     Interrupted,
     LostWorker,
     Terminated,
+    Termination,
     UsageError,
 )
 from pipelines.folder import RunFolder
@@ -55,12 +56,12 @@ Positional = tyro.conf.Positional
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and leaves with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is ended, too
+    signal.signal(signal.SIGTERM, _terminate)  # so that what was started is ended, too
     sys.exit(_guarded(lambda: _dispatch(arguments)))
 
 
-def _interrupt(number, frame) -> None:
-    raise KeyboardInterrupt
+def _terminate(number, frame) -> None:
+    raise Termination
 
 
 def _dispatch(arguments: list[str]) -> int | None:
@@ -101,6 +102,8 @@ def _guarded(command: Callable[[], int | None]) -> int:
         return _say(f"{error}; the same command goes on from there", code)
     except LostWorker as error:
         return _say(f"another process {error}; all started again go on from there", LOST)
+    except Termination:
+        return _say("terminated", TERMINATED)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:

@@ -15,5 +15,9 @@ class Terminated(Interrupted):
     """The same, by SIGTERM: a machine that is taken away, say."""
 
 
+class Termination(KeyboardInterrupt):
+    """SIGTERM, as it comes: what lets a KeyboardInterrupt pass lets this one pass."""
+
+
 class LostWorker(Exception):
     """Another process of the run is not there, or no more; to be started again, all may go on."""

@@ -37,6 +37,10 @@ class Profiler:
         left = self._steps if self._running else _STEPS_BEFORE - self._done
         return min(count, left)
 
+    def step(self, number: int) -> tf.profiler.experimental.Trace:
+        """Returns a context of a call for steps from that number on, which TensorBoard names so."""
+        return tf.profiler.experimental.Trace("train", step_num=number, _r=1)
+
     def after(self, count: int) -> None:
         """Counts steps that were done, and ends the profile after the last."""
         self._done += count

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.cluster import SUPERVISED, Cluster, Role, command
 from pipelines.display import Display
-from pipelines.errors import Interrupted, UsageError
+from pipelines.errors import Interrupted, Terminated, Termination, UsageError
 from pipelines.folder import RunFolder
 from pipelines.job import STRATEGIES, Job
 from pipelines.jobfile import JobFile
@@ -233,8 +233,9 @@ def _run(folder: RunFolder, options: Options, cluster: Cluster | None) -> None:
     run = open_run(folder.path, strategy, options.profile, cluster=cluster, service=options.service)
     try:
         run.run()
-    except KeyboardInterrupt:
-        raise Interrupted("stopped between two checkpoints") from None
+    except KeyboardInterrupt as error:
+        kind = Terminated if isinstance(error, Termination) else Interrupted
+        raise kind("stopped between two checkpoints") from None
 
 
 def _assist(file: JobFile, job: Job, options: Options, cluster: Cluster) -> int:

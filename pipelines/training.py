@@ -14,7 +14,7 @@ from pipelines import strategies
 from pipelines.batches import Batch
 from pipelines.checkpoints import Checkpoints, DamagedCheckpoint, weights_of
 from pipelines.display import Display
-from pipelines.errors import Interrupted, Terminated
+from pipelines.errors import Interrupted, Terminated, Termination
 from pipelines.job import Train
 from pipelines.log import MetricsLog
 from pipelines.pace import Pace
@@ -136,7 +136,8 @@ class Trainer:
         count = self._profiler.before(self._steps_to_do())
         with self._pace.waiting():
             groups = tuple(self._group() for _ in range(count))
-        totals, stopped = self._step(groups, stop)
+        with self._profiler.step(self.step):
+            totals, stopped = self._step(groups, stop)
         self._profiler.after(count)
         self._take_in(totals, groups[-1][-1])
         return stopped
@@ -226,7 +227,7 @@ def _until_signal():
 
     def note(number, frame):
         if received:
-            raise KeyboardInterrupt
+            raise Termination if number == signal.SIGTERM else KeyboardInterrupt
         received.append(number)
 
     signals = (signal.SIGINT, signal.SIGTERM)

@@ -3,10 +3,12 @@
 import itertools
 import random
 import subprocess
+from pathlib import Path
 
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from keras_models.frontends.padding import LENGTHS
 from keras_models.layers.dropout import dropout
@@ -102,6 +104,25 @@ def _spaced(answers, references):
 
 def _numbers(text: tf.Tensor, first: str) -> tf.RaggedTensor:
     return tf.strings.unicode_decode(text, "UTF-8") - ord(first) + 1
+
+
+@pytest.fixture(scope="session")
+def profiled():
+    """Returns the steps that calls began with which are in the profile of a run's folder."""
+
+    def steps(folder: Path) -> list[int]:
+        (path,) = folder.glob("events/plugins/profile/*/*.xplane.pb")
+        return sorted(
+            stat.int64_value
+            for plane in xplane_pb2.XSpace.FromString(path.read_bytes()).planes
+            for line in plane.lines
+            for event in line.events
+            if plane.event_metadata[event.metadata_id].name == "train"
+            for stat in event.stats
+            if plane.stat_metadata[stat.metadata_id].name == "step_num"
+        )
+
+    return steps
 
 
 @pytest.fixture(scope="session")

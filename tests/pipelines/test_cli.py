@@ -94,6 +94,7 @@ REFUSED = {
     f"run {JOB} --model.dropout 1": "dropout Input should be less than 1",
     f"run {JOB} --train.schedule cosin": "('constant', 'cosine', 'inverse_sqrt', 'plateau')",
     f"run {JOB} --task.input.unit word": "('character', 'token', 'subword')",
+    f"run {JOB} --data.batch_tokens auto --data.batch_size 9": "`batch_tokens` must be a number",
     f"run {JOB} --export.name a/b": "name String should match pattern",
     f"run {JOB} --data.validation mine.tsv": "`validation` and `test` go with a `train` file",
     f"run {JOB} --train.steps": "--train.steps",
@@ -209,6 +210,17 @@ def test_a_job_file_that_is_no_python_is_told_with_its_line(call):
     (done,) = call(["run broken.py"])
     assert done.code == 1
     assert "broken.py, line 1" in done.err
+
+
+def test_a_signal_has_an_exit_code_of_its_own(call, tmp_path):
+    for name, sent in [("terminated", "SIGTERM"), ("interrupted", "SIGINT")]:
+        text = f"import os, signal\nos.kill(os.getpid(), signal.{sent})\n"
+        (tmp_path / f"{name}.py").write_text(text)
+    terminated, interrupted = call(
+        [f"run {tmp_path}/terminated.py", f"prepare {tmp_path}/interrupted.py"]
+    )
+    assert (terminated.code, terminated.err) == (143, "transduce: terminated\n")
+    assert (interrupted.code, interrupted.err) == (130, "transduce: interrupted\n")
 
 
 def test_a_server_that_does_not_run_is_told_with_its_address(call):

@@ -6,6 +6,7 @@ that is all the same.
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -70,8 +71,9 @@ def interrupted(place):
 
 @pytest.fixture(scope="module")
 def done(interrupted, place):
-    """The same command again, to its end."""
-    again = subprocess.run([*COMMAND, *run_line()], cwd=place, capture_output=True, text=True)
+    """The same command again, to its end, with a profile of some steps."""
+    line = [*COMMAND, *run_line(), "--profile", "3"]
+    again = subprocess.run(line, cwd=place, capture_output=True, text=True)
     return SimpleNamespace(
         code=again.returncode,
         out=again.stdout,
@@ -113,12 +115,39 @@ def test_an_interrupt_ends_training_with_exit_code_130_and_says_how_to_go_on(int
     assert "Traceback" not in interrupted.err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("stage", ["prepare", "evaluate", "verify"])
+def test_a_signal_outside_training_has_its_exit_code_too(
+    call, done, place, monkeypatch, stage, number, code
+):
+    def stopped(run):
+        os.kill(os.getpid(), number)
+
+    stopped.__name__ = stage
+    monkeypatch.setattr(Run, stage, stopped)
+    shutil.copytree(done.folder.path, place / "stopped")
+    stages = place / "stopped" / "stages.json"
+    before = json.loads(stages.read_text())
+    stages.write_text(json.dumps({n: before[n] for n in STAGES[: STAGES.index(stage)]}))
+    try:
+        told = call(*run_line("stopped"))
+    finally:
+        shutil.rmtree(place / "stopped")
+    assert told.code == code
+    end = "transduce: stopped between two checkpoints; the same command goes on from there\n"
+    assert told.err.endswith(end)
+
+
 def test_the_same_command_goes_on_from_there(done):
     assert done.code == 0, done.err
     assert "prepare: done before\ntrain: started\ntrain: on " in done.err
     assert "train: going on from step 20\n" in done.err
     assert "step 5 of" not in done.err
     assert f"step {STEPS} of {STEPS}: loss" in done.err
+
+
+def test_a_profile_is_of_as_many_steps_as_asked_for_after_five(done, profiled):
+    assert profiled(done.folder.path) == [25, 26, 27]
 
 
 @pytest.fixture

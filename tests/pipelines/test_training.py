@@ -16,7 +16,7 @@ from keras_models.frontends.padding import pad
 from pipelines import strategies
 from pipelines.checkpoints import CheckpointNotSaved, DamagedCheckpoint, OtherModel, weights_of
 from pipelines.display import Display
-from pipelines.errors import Interrupted
+from pipelines.errors import Interrupted, Termination
 from pipelines.evaluation import Evaluator
 from pipelines.input import training_batches, write_examples
 from pipelines.job import Train
@@ -267,15 +267,19 @@ def test_what_is_done_is_not_done_again(speller, dataset, uninterrupted):
     assert again.display.notes == []
 
 
-def test_the_second_signal_interrupts_at_once_and_handlers_are_put_back(training):
+@pytest.mark.parametrize(
+    ("second", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Termination)]
+)
+def test_the_second_signal_interrupts_at_once_and_handlers_are_put_back(training, second, error):
     made, before = training(), signal.getsignal(signal.SIGINT)
 
     def evaluate():
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), second)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         made.run(evaluate)
+    assert caught.type is error
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -317,7 +321,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
 def test_no_list_of_the_checkpoints_can_be_torn(speller, dataset, uninterrupted, tmp_path):
     """They are found by themselves, whatever is in a file where TensorFlow would keep a list."""
     shutil.copytree(uninterrupted.folder, tmp_path / "run")
-    for torn in (b"", bytes(99), b'model_checkpoint_path: "ckpt-2'):
+    for torn in (b"", bytes(99)):
         (tmp_path / "run" / "checkpoints" / "checkpoint").write_bytes(torn)
         training = Training(speller, dataset, CONFIG, tmp_path / "run")
         assert (training.trainer.step, training.trainer.passed_over) == (STEPS, [])
@@ -602,10 +606,11 @@ def test_any_number_of_an_evaluation_may_select_and_large_ones_may_be_good(train
     assert made.trainer.best_step == 6
 
 
-def test_a_profile_of_some_steps_is_written_for_tensorboard(speller, dataset, tmp_path):
-    config = replace(CONFIG, steps=12, steps_per_call=4, evaluate_every=100)
+def test_a_profile_is_of_as_many_steps_as_asked_for(speller, dataset, tmp_path, profiled):
+    """In calls of two at most: after 2 + 2 + 1, of 1 + 2."""
+    config = replace(CONFIG, steps=12, steps_per_call=2, log_every=100, checkpoint_every=100)
     made = Training(speller, dataset, config, tmp_path / "run", profile=3).run()
-    assert len(list(made.folder.glob("events/plugins/profile/*/*.xplane.pb"))) == 1
+    assert profiled(made.folder) == [5, 6]
     assert made.trainer.step == 12
 
 
