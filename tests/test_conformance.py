@@ -6,6 +6,7 @@ configuration.
 
 import base64
 import functools
+import itertools
 import json
 import random
 import shutil
@@ -414,16 +415,24 @@ def _dropouts(config):
     return [field.name for field in fields(config) if "dropout" in field.name]
 
 
-def _trained(built, strategy, **changes):
-    """Returns the weights after ten steps without dropout, which is another one on each replica."""
+def _trained(built, strategy, train=SGD, rows=ROWS, **changes):
+    """Returns the weights after ten steps without dropout, which is another one on each replica.
+
+    Where there is a moving average of them, it is among them.
+    """
     config = jobfile.load(built.name).job(quick=True).model
     task = built.again(strategy, **dict.fromkeys(_dropouts(config), 0.0), **changes)
     for variable, value in zip(task.model.variables, built.task.model.variables, strict=True):
         variable.assign(value.numpy())
-    step = TrainStep(task, SGD, strategy)
-    for i in range(10):
-        step(((built.batch(*ROWS[i % len(ROWS)]),),), stop=False)
-    return [variable.numpy() for variable in task.model.variables]
+    step = TrainStep(task, train, strategy)
+    batches = itertools.cycle(built.batch(*each) for each in rows)
+    while int(step.step) < 10:
+        of_a_call = range(train.steps_per_call)
+        step(
+            tuple(tuple(itertools.islice(batches, train.accumulate)) for _ in of_a_call), stop=False
+        )
+    averages = step.average.averages if step.average else []
+    return [variable.numpy() for variable in [*task.model.variables, *averages]]
 
 
 def test_two_replicas_do_what_one_does(built):
@@ -436,6 +445,19 @@ def test_two_replicas_do_what_one_does(built):
         for one, other, start in zip(weights, others, before, strict=True):
             assert np.any(one != start)
             assert np.linalg.norm(other - one) <= 1e-6 * np.linalg.norm(one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", ["none", "norm", "value"])
+def test_three_replicas_do_what_one_does(built, clip):
+    """Accumulating batches, several steps a call, with an average of the weights."""
+    three = strategies.mirrored(tf.config.list_logical_devices("CPU")[:3])
+    more = {"clip": clip, "accumulate": 2, "steps_per_call": 2, "ema": 0.9}
+    train = replace(SGD, **more, learning_rate=0.01, clip_limit=0.05)
+    rows = ((0, 1, 2), (3, 0, 1, 2), (0, 3, 1), (2, 0, 1, 3, 2))
+    weights = _trained(built, built.strategy, train, rows)
+    for one, other in zip(weights, _trained(built, three, train, rows), strict=True):
+        assert np.linalg.norm(other - one) <= 1e-6 * np.linalg.norm(one)
 
 
 def test_a_compiled_decoding_is_that_of_a_graph(built):
