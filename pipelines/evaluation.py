@@ -77,18 +77,28 @@ class Evaluator:
         records: Raw records, some together, each with one reference; where the task has
             `many_references`, an input may recur.
         batch_tokens: Padded elements of sequences that are answered together.
+        like: An evaluator of the same task, whose traced functions serve here, too.
 
     Attributes:
         examples: What is asked, the short sequences first.
     """
 
-    def __init__(self, task: Task, records: tf.data.Dataset, batch_tokens: int):
+    def __init__(
+        self,
+        task: Task,
+        records: tf.data.Dataset,
+        batch_tokens: int,
+        like: Evaluator | None = None,
+    ):
         self._task = task
         self._found = _in_order(task, records)
         self._budget = batch_tokens if self._found[-1].length else _BATCH_SIZE
         self._asked, self._references = _asked(task, self._found)
-        self._answer = task.signatures()["serving_default"]
-        self._sums = tf.function(self._sums_of, reduce_retracing=True)
+        if like is None:
+            self._answer = task.signatures()["serving_default"]
+            self._sums = tf.function(functools.partial(_sums, task), reduce_retracing=True)
+        else:
+            self._answer, self._sums = like._answer, like._sums
 
     @property
     def examples(self) -> list[Example]:
@@ -149,11 +159,13 @@ class Evaluator:
         losses, weights = (math.fsum(each) for each in zip(*sums, strict=True))
         return losses / max(1.0, weights)
 
-    def _sums_of(self, batch) -> tuple[tf.Tensor, tf.Tensor]:
-        return tuple(
-            tf.reduce_sum(tf.cast(each, tf.float64))
-            for each in (self._task.losses(batch), self._task.weights(batch))
-        )
+
+def _sums(task: Task, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the sums of a batch's losses and of their weights."""
+    return tuple(
+        tf.reduce_sum(tf.cast(each, tf.float64))
+        for each in (task.losses(batch), task.weights(batch))
+    )
 
 
 class _Found(NamedTuple):

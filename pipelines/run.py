@@ -83,6 +83,7 @@ class Run:
         self.name, self.job = folder.job()
         if model is not None:
             self.job = replace(self.job, model=model)
+        self._evaluators: dict[str, Evaluator] = {}  # by split
 
     def run(self) -> None:
         """Does all the stages that are not done yet.
@@ -275,11 +276,7 @@ class Run:
         if trained is not self._task:
             for own, its in zip(self._task.model.variables, trained.model.variables, strict=True):
                 own.assign(its.value)
-        return self._validation().numbers
-
-    @cached_property
-    def _validation(self) -> Evaluator:
-        return self._evaluator("validation")
+        return self._evaluator("validation")().numbers
 
     def _require_metric(self, task: Task) -> None:
         metric, known = self.job.train.metric, [*task.metrics, "loss"]
@@ -337,7 +334,12 @@ class Run:
             self._display.note(what)
 
     def _evaluator(self, split: str) -> Evaluator:
-        return Evaluator(self._task, self._source.splits[split], self._batch_tokens)
+        """Returns the same one each time; what one has traced, the others use."""
+        if split not in self._evaluators:
+            like = next(iter(self._evaluators.values()), None)
+            records = self._source.splits[split]
+            self._evaluators[split] = Evaluator(self._task, records, self._batch_tokens, like)
+        return self._evaluators[split]
 
     def export(self) -> dict:
         """Exports the best weights as a SavedModel."""

@@ -53,6 +53,30 @@ def test_the_loss_is_the_mean_over_all_examples(able, records):
     assert numbers["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_split_after_another_is_evaluated_without_tracing_again(speller, records):
+    class Traced(speller):
+        count = 0
+
+        def losses(self, batch, dropout_seed=None):
+            Traced.count += 1
+            return super().losses(batch, dropout_seed)
+
+        def answer(self, inputs):
+            Traced.count += 1
+            return super().answer(inputs)
+
+    task = Traced()
+    first = Evaluator(task, records(PAIRS), 4)
+    first()
+    traced = Traced.count
+    other = records(PAIRS[:3])
+    found = Evaluator(task, other, 4, like=first)()
+    assert Traced.count == traced
+    right = Evaluator(task, other, 4)()
+    assert found.answers == right.answers
+    assert found.numbers == pytest.approx(right.numbers)
+
+
 def test_what_cannot_be_learnt_from_is_answered_but_has_no_loss(able, records):
     infeasible = [*PAIRS, ("d", "DD")]
     with_it, without = (Evaluator(able, records(pairs), BUDGET)() for pairs in (infeasible, PAIRS))
