@@ -299,6 +299,7 @@ def evaluate(
     split: Literal["train", "validation", "test"] = "test",
     beam: int | None = None,
     search: str | None = None,
+    length_normalization: float | None = None,
 ) -> None:
     """Measure a run's best weights on a split.
 
@@ -307,8 +308,12 @@ def evaluate(
         split: What to measure on.
         beam: Hypotheses that the model's search keeps; the run's own --model.beam, if None.
         search: How a beam is searched; the run's own --model.search, if None.
+        length_normalization: What a beam ranks by at its end, from 0 to 1; the run's own
+            --model.length_normalization, if None.
     """
-    trained = _open_trained(run, beam=beam, search=search)
+    trained = _open_trained(
+        run, beam=beam, search=search, length_normalization=length_normalization
+    )
     print_numbers(Console(highlight=False), split, trained.evaluation(split).numbers)
 
 
@@ -342,6 +347,7 @@ def export(
     version: int | None = None,
     beam: int | None = None,
     search: str | None = None,
+    length_normalization: float | None = None,
     n_best: int | None = None,
 ) -> None:
     """Export a run's best weights as a SavedModel that takes raw input and gives answers.
@@ -353,6 +359,8 @@ def export(
         version: A positive number that is not taken; one more than the highest, if None.
         beam: Hypotheses that the model's search keeps; the run's own --model.beam, if None.
         search: How a beam is searched; the run's own --model.search, if None.
+        length_normalization: What a beam ranks by at its end, from 0 to 1; the run's own
+            --model.length_normalization, if None.
         n_best: Hypotheses that the signature n_best gives; the run's own --model.n_best, if None.
     """
     if version is not None and version < 1:
@@ -362,7 +370,9 @@ def export(
             "`name` must be of letters, digits, '_', '.' and '-', and begin with none of the last "
             f"two. Received: {name!r}"
         )
-    trained = _open_trained(run, beam=beam, search=search, n_best=n_best)
+    trained = _open_trained(
+        run, beam=beam, search=search, length_normalization=length_normalization, n_best=n_best
+    )
     print(trained.export_to(to, name, version))
 
 

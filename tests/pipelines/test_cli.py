@@ -121,6 +121,8 @@ REFUSED = {
     "evaluate untrained --split tset": "('train', 'validation', 'test')",
     "evaluate untrained --beam wide": "--beam",
     "evaluate untrained --beam 0": "beam: Input should be greater than 0",
+    "evaluate untrained --length_normalization 2": "length_normalization: Input should be less",
+    "export untrained --to models --length_normalization 2": "length_normalization: Input",
     "evaluate untrained --search wide": "'frame', 'alignment' or 'adaptive'",
     "explain untrained": "(required)",
     "explain untrained text": "untrained holds a run that has not trained",
