@@ -11,18 +11,31 @@ import tensorflow as tf
 from keras_models import BLANK
 from keras_models.configs.ctc import CTCConfig
 from keras_models.decoding.alignment import alignments
-from keras_models.decoding.ctc import beam_ctc_search, greedy_ctc_search
-from keras_models.decoding.transducer import Hypotheses
+from keras_models.decoding.ctc import (
+    CTCBeamState,
+    beam_ctc_search,
+    greedy_ctc_search,
+    start_ctc_beam,
+    stream_ctc_beam,
+)
+from keras_models.decoding.transducer import Hypotheses, only_continuation
 from keras_models.layers.symbols import SymbolEncoder
 from keras_models.losses.ctc import ctc_loss, ctc_occupancies
 from keras_models.losses.transducer import TransducerOccupancies
+
+
+class GreedyState(NamedTuple):
+    """What a greedy search carries from one part of an input to the next."""
+
+    last: tf.Tensor  # [B] int32, the last symbol of the likeliest path
+    log_probability: tf.Tensor  # [B], of that path
 
 
 class StreamState(NamedTuple):
     """What is carried from one part of an input to the next."""
 
     encoder: object  # nest of [B, …], of the encoder's kind
-    last: tf.Tensor  # [B] int32, the last symbol of the likeliest path
+    search: GreedyState | CTCBeamState
 
 
 class CTC(keras.layers.Layer):
@@ -134,26 +147,45 @@ class CTC(keras.layers.Layer):
         """Whether there is a `stream`: whether the encoder need not see all of an input."""
         return self._encoder.streams
 
+    @property
+    def beam(self) -> int:
+        """Hypotheses `K` that a stream keeps of each input."""
+        return self._config.beam
+
     def stream_start(self, batch_size: tf.Tensor) -> StreamState:
         """Returns the state before any input."""
-        return StreamState(self._encoder.zero_state(batch_size), tf.fill([batch_size], BLANK))
+        if self.beam > 1:
+            search = start_ctc_beam(batch_size, self.beam)
+        else:
+            search = GreedyState(tf.fill([batch_size], BLANK), tf.zeros([batch_size]))
+        return StreamState(self._encoder.zero_state(batch_size), search)
 
     def stream(self, inputs, input_lengths, state: StreamState, final: bool = False):
-        """Returns the labels that follow from some more inputs, and the state after them.
+        """Returns how the labels go on with some more inputs, and the state after them.
 
-        One after another the labels of all parts are those that a greedy search finds for the
-        whole, and the log-probabilities add up to that of the whole.
+        Each put behind those of its origin, the labels of all parts are in the end the ones that
+        `search` finds for the whole, and so is their log-probability.
 
         Args:
             inputs: `[B, T]` int32, the next input symbols.
             input_lengths: `[B]` int32, how many they are.
             state: What the last call returned, or `stream_start`.
             final: Whether no more inputs are to come.
+
+        Returns:
+            `Continuations`, and the state after them.
         """
         encoding, steps, encoder = self._encoder.stream(inputs, input_lengths, state.encoder, final)
         log_probabilities = _log_softmax(self._frames(encoding))
-        found, last = greedy_ctc_search(log_probabilities, self._rate * steps, state.last)
-        return self._at_inputs(found), StreamState(encoder, last)
+        stream = stream_ctc_beam if self.beam > 1 else _stream_greedy
+        found, search = stream(log_probabilities, self._rate * steps, state.search)
+        return found, StreamState(encoder, search)
+
+
+def _stream_greedy(log_probabilities, frame_lengths, state: GreedyState):
+    found, last = greedy_ctc_search(log_probabilities, frame_lengths, state.last)
+    found = only_continuation(found, state.log_probability)
+    return found, GreedyState(last, found.log_probability[:, 0])
 
 
 def _log_softmax(scores):

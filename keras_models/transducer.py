@@ -11,8 +11,18 @@ import tensorflow as tf
 from keras_models import BLANK
 from keras_models.configs.transducer import TransducerConfig
 from keras_models.decoding.alignment import alignments
-from keras_models.decoding.beam import beam_transducer_search
-from keras_models.decoding.transducer import Hypotheses, Steps, greedy_transducer_search
+from keras_models.decoding.beam import (
+    BeamState,
+    beam_transducer_search,
+    start_beam,
+    stream_beam,
+)
+from keras_models.decoding.transducer import (
+    Hypotheses,
+    Steps,
+    greedy_transducer_search,
+    only_continuation,
+)
 from keras_models.layers.dropout import dropout, fold_in
 from keras_models.layers.joint import Joint
 from keras_models.layers.recurrent import LSTM, LSTMState
@@ -42,11 +52,18 @@ class RowState(NamedTuple):
     predictor: PredictorState
 
 
+class GreedyState(NamedTuple):
+    """What a greedy search carries from one part of an input to the next."""
+
+    predictor: PredictorState
+    log_probability: tf.Tensor  # [B], of the path so far
+
+
 class StreamState(NamedTuple):
     """What a transducer carries from one part of an input to the next."""
 
     encoder: object  # nest of [B, …], of the encoder's kind
-    predictor: PredictorState
+    search: GreedyState | BeamState
 
 
 class Transducer(keras.layers.Layer):
@@ -135,31 +152,58 @@ class Transducer(keras.layers.Layer):
 
     @property
     def streams(self) -> bool:
-        """Whether there is a `stream`: whether the encoder need not see all of an input."""
-        return self._encoder.streams
+        """Whether there is a `stream`: neither encoder nor search need see all of an input."""
+        return self._encoder.streams and (self.beam == 1 or self._config.search != "alignment")
+
+    @property
+    def beam(self) -> int:
+        """Hypotheses `K` that a stream keeps of each input."""
+        return self._config.beam
 
     def stream_start(self, batch_size: tf.Tensor) -> StreamState:
         """Returns the state before any input."""
-        return StreamState(self._encoder.zero_state(batch_size), self.start(batch_size))
+        start = self.start(batch_size)
+        if self.beam > 1:
+            search = start_beam(start, batch_size, self.beam)
+        else:
+            search = GreedyState(start, tf.zeros([batch_size]))
+        return StreamState(self._encoder.zero_state(batch_size), search)
 
     def stream(self, inputs, input_lengths, state: StreamState, final: bool = False):
-        """Returns the labels that follow from some more inputs, and the state after them.
+        """Returns how the labels go on with some more inputs, and the state after them.
 
-        One after another the labels of all parts are those that a greedy search finds for the
-        whole, and the log-probabilities add up to that of the whole.
+        Each put behind those of its origin, the labels of all parts are in the end the ones that
+        `search` finds for the whole, and so is their log-probability.
 
         Args:
             inputs: `[B, T]` int32, the next input symbols.
             input_lengths: `[B]` int32, how many they are.
             state: What the last call returned, or `stream_start`.
             final: Whether no more inputs are to come.
+
+        Returns:
+            `Continuations`, and the state after them.
         """
         encoding, frames, encoder = self._encoder.stream(
             inputs, input_lengths, state.encoder, final
         )
         encoding = self._joint.project_encoding(encoding)
-        found, predictor = self._greedy_search(encoding, frames, state.predictor)
-        return found, StreamState(encoder, predictor)
+        stream = self._stream_beam if self.beam > 1 else self._stream_greedy
+        found, search = stream(encoding, frames, state.search)
+        return found, StreamState(encoder, search)
+
+    def _stream_greedy(self, encoding, frame_lengths, state: GreedyState):
+        found, predictor = self._greedy_search(encoding, frame_lengths, state.predictor)
+        found = only_continuation(found, state.log_probability)
+        return found, GreedyState(predictor, found.log_probability[:, 0])
+
+    def _stream_beam(self, encoding, frame_lengths, state: BeamState):
+        score, advance, row = self.steps(encoding, state.state)
+        row = row._replace(example=tf.tile(row.example[:, tf.newaxis], [1, self.beam]))
+        found, state = stream_beam(
+            score, advance, state._replace(state=row), frame_lengths, **self._beam_options
+        )
+        return found, state._replace(state=state.state.predictor)
 
     def _greedy_search(self, encoding, frame_lengths, start=None, max_length=None):
         """Returns the `Hypotheses` of a greedy search, and the prediction network's state after."""
@@ -182,11 +226,17 @@ class Transducer(keras.layers.Layer):
             *self.steps(self.encode(inputs, input_lengths)),
             input_lengths,
             beam=beam,
-            order=self._config.search,
-            max_symbols_per_frame=self._config.max_symbols_per_frame,
             max_length=self._max_length(inputs),
-            length_normalization=self._config.length_normalization,
+            **self._beam_options,
         )
+
+    @property
+    def _beam_options(self) -> dict:
+        return {
+            "order": self._config.search,
+            "max_symbols_per_frame": self._config.max_symbols_per_frame,
+            "length_normalization": self._config.length_normalization,
+        }
 
     def _max_length(self, inputs) -> int | None:
         frames = inputs.shape[1]

@@ -30,7 +30,7 @@ class TransducerConfig(EncoderConfig):
     """Hypotheses that the search keeps for an input; 1 is greedy."""
     search: Literal["frame", "alignment", "adaptive"] = "alignment"
     """How a beam goes on: frame by frame, all hypotheses at each step, or frame by frame with a
-    look at nothing but what is likely to follow."""
+    look at nothing but what is likely to follow. By `alignment` it cannot stream."""
     n_best: PositiveInt = 10
     """Hypotheses that the served signature `n_best` gives, by a beam of as many or of `beam`."""
     length_normalization: Annotated[float, Field(ge=0, le=1)] = 0.0

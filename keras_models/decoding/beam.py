@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_models import BLANK, PADDING
 from keras_models.decoding.transducer import (
+    Continuations,
     Hypotheses,
     advance_where,
     check_arguments,
@@ -19,6 +20,16 @@ _NEVER = float("-inf")
 _HASH_FACTOR = 6364136223846793005
 
 
+class BeamState(NamedTuple):
+    """K hypotheses an example that all wait for its next frame."""
+
+    log_probability: tf.Tensor  # [B, K], of all paths; that of a place without one is -inf
+    best_path: tf.Tensor  # [B, K], of the likeliest of them
+    hashed: tf.Tensor  # [B, K] int64, of all labels
+    lengths: tf.Tensor  # [B, K] int32, of all labels
+    state: object  # nest of [B, K, …], that of `Steps`
+
+
 class _Beam(NamedTuple):
     """K hypotheses an example, no two of which have labels, frame and `symbols` in common."""
 
@@ -27,8 +38,9 @@ class _Beam(NamedTuple):
     log_probability: tf.Tensor  # [B, K], of all its paths; that of a place without one is -inf
     best_path: tf.Tensor  # [B, K], of the likeliest of its paths
     hashed: tf.Tensor  # [B, K] int64, of its labels
-    lengths: tf.Tensor  # [B, K] int32
-    tokens: tf.Tensor  # [B, K, U] int32
+    origins: tf.Tensor  # [B, K] int32, the number of the one that it was when the search began
+    lengths: tf.Tensor  # [B, K] int32, labels since then
+    tokens: tf.Tensor  # [B, K, U] int32, they themselves
     token_frames: tf.Tensor  # [B, K, U] int32, of its best path
     state: object  # nest of [B · K, …]
 
@@ -108,10 +120,100 @@ def beam_transducer_search(
     Raises:
         ValueError: an argument is out of range.
     """
+    found, _, _ = _search(
+        score,
+        advance,
+        start_beam(initial_state, tf.shape(frame_lengths)[0], beam),
+        frame_lengths,
+        order=order,
+        blank=blank,
+        max_symbols_per_frame=max_symbols_per_frame,
+        max_length=max_length,
+        length_normalization=length_normalization,
+        expansion_beta=expansion_beta,
+        expansion_gamma=expansion_gamma,
+    )
+    return found
+
+
+def start_beam(initial_state, batch_size, beam) -> BeamState:
+    """Returns beams with one hypothesis, that of no labels, before any frame."""
+    if beam < 1:
+        raise ValueError(f"`beam` must be at least 1. Received: beam={beam}")
+    zeros = tf.zeros([batch_size, beam], tf.int32)
+    first = tf.where(tf.range(beam) + zeros == 0, 0.0, _NEVER)
+    return BeamState(
+        log_probability=first,
+        best_path=first,
+        hashed=tf.cast(zeros, tf.int64),
+        lengths=zeros,
+        state=tf.nest.map_structure(lambda x: _for_each(x, beam), initial_state),
+    )
+
+
+def _for_each(values, beam):
+    """Returns `[B, K, …]` for `[B, …]`."""
+    values = tf.expand_dims(values, 1)
+    return tf.tile(values, [1, beam] + [1] * (values.shape.rank - 2))
+
+
+def stream_beam(
+    score,
+    advance,
+    state: BeamState,
+    frame_lengths,
+    *,
+    order: Literal["frame", "adaptive"],
+    **options,
+) -> tuple[Continuations, BeamState]:
+    """Returns what `beam_transducer_search` finds in some more frames of each example.
+
+    After the last ones, hypotheses and probabilities are those of a search of all frames at once.
+    In the order `alignment` that cannot be: a hypothesis that has come to the last frame would
+    have to wait for frames to come while others go on, and these are at any frames before.
+
+    Args:
+        score: as in `Steps`, and so is the next; frames are counted from the first of these.
+        advance: likewise.
+        state: what the last call returned, or `start_beam`.
+        frame_lengths: `[B]` integers, how many more frames there are.
+        order: as in `beam_transducer_search`.
+        **options: others of its arguments, but `beam` and `max_length`.
+
+    Returns:
+        `Continuations`, and the state after them.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if order == "alignment":
+        raise ValueError(
+            "`order` must be 'frame' or 'adaptive' where frames come in parts. "
+            f"Received: order={order!r}"
+        )
+    found, origins, state = _search(score, advance, state, frame_lengths, order=order, **options)
+    return Continuations(origins, *found[:3]), state
+
+
+def _search(
+    score,
+    advance,
+    begun,
+    frame_lengths,
+    *,
+    order,
+    blank=BLANK,
+    max_symbols_per_frame=10,
+    max_length=None,
+    length_normalization=0.0,
+    expansion_beta=2,
+    expansion_gamma=2.3,
+):
+    """Returns `Hypotheses` of these frames, where they go on from, and the state after them."""
     frame_lengths = tf.cast(frame_lengths, tf.int32)
     check_arguments(frame_lengths, blank, max_symbols_per_frame, max_length)
-    _check_beam(beam, order, expansion_beta, expansion_gamma)
-    width = max_length
+    _check_beam(order, expansion_beta, expansion_gamma)
+    beam, width = begun.lengths.shape[1], max_length
     if width is None:
         width = tf.reduce_max(tf.pad(frame_lengths, [[0, 1]])) * max_symbols_per_frame
     last_frames = tf.maximum(frame_lengths - 1, 0)[:, tf.newaxis]
@@ -133,29 +235,32 @@ def beam_transducer_search(
     found = tf.while_loop(
         lambda *found: tf.reduce_any(_unfinished(_Beam(*found), frame_lengths)),
         lambda *found: step(_Beam(*found)),
-        _start(initial_state, tf.shape(frame_lengths)[0], beam, width),
+        _begin(begun, width),
     )
     found = _Beam(*found)
     if max_length is None:
-        width = tf.reduce_max(tf.pad(tf.reshape(found.lengths, [-1]), [[0, 1]]))
-    return _ranked(found, width, length_normalization)
+        width = tf.reduce_max(tf.pad(_rows(found.lengths), [[0, 1]]))
+    return _ranked(found, begun, width, length_normalization)
 
 
-def _start(initial_state, batch, beam, width):
-    """Returns beams with one hypothesis, that of no labels."""
-    zeros = tf.zeros([batch, beam], tf.int32)
-    first = tf.where(tf.range(beam) + zeros == 0, 0.0, _NEVER)
-    none = tf.fill([batch, beam, width], PADDING)
+def _begin(begun, width):
+    """Returns the beam at the first frame, no label of which has been emitted."""
+    beam = begun.lengths.shape[1]
+    zeros = tf.zeros_like(begun.lengths)
+    none = tf.fill([tf.shape(zeros)[0], beam, width], PADDING)
     return _Beam(
         frames=zeros,
         symbols=zeros,
-        log_probability=first,
-        best_path=first,
-        hashed=tf.cast(zeros, tf.int64),
+        log_probability=begun.log_probability,
+        best_path=begun.best_path,
+        hashed=begun.hashed,
+        origins=tf.range(beam) + zeros,
         lengths=zeros,
         tokens=none,
         token_frames=none,
-        state=tf.nest.map_structure(lambda x: tf.repeat(x, beam, axis=0), initial_state),
+        state=tf.nest.map_structure(
+            lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0)), begun.state
+        ),
     )
 
 
@@ -248,6 +353,7 @@ def _best(found, candidates, advance):
         log_probability=log_probability,
         best_path=tf.where(emits, longer_path, of_parent(candidates.kept_path)),
         hashed=tf.where(emits, longer_hash(hashed, label), hashed),
+        origins=of_parent(found.origins),
         lengths=lengths + tf.cast(emits, tf.int32),
         tokens=tf.where(written, label[..., tf.newaxis], of_parent(found.tokens)),
         token_frames=tf.where(written, frames[..., tf.newaxis], of_parent(found.token_frames)),
@@ -260,18 +366,28 @@ def longer_hash(hashed, label):
     return hashed * _HASH_FACTOR + tf.cast(label, tf.int64) + 1
 
 
-def _ranked(found, width, length_normalization):
-    """Returns the hypotheses in the order of their log-probabilities, normalised by length."""
-    by_length = tf.cast(tf.maximum(found.lengths, 1), tf.float32) ** length_normalization
+def _ranked(found, begun, width, length_normalization):
+    """Returns what `_search` does: all by their log-probabilities, normalised by length."""
+    beam = found.lengths.shape[1]
+    lengths = found.lengths + tf.gather(begun.lengths, found.origins, batch_dims=1)
+    by_length = tf.cast(tf.maximum(lengths, 1), tf.float32) ** length_normalization
     order = tf.argsort(found.log_probability / by_length, direction="DESCENDING", stable=True)
-    best = (found.tokens, found.lengths, found.log_probability, found.token_frames)
-    tokens, lengths, log_probability, frames = (tf.gather(x, order, batch_dims=1) for x in best)
-    return Hypotheses(tokens[..., :width], lengths, log_probability, frames[..., :width])
+    state = tf.nest.map_structure(
+        lambda x: tf.reshape(x, tf.concat([[-1, beam], tf.shape(x)[1:]], axis=0)), found.state
+    )
+    hypotheses = Hypotheses(
+        found.tokens[..., :width],
+        found.lengths,
+        found.log_probability,
+        found.token_frames[..., :width],
+    )
+    end = BeamState(found.log_probability, found.best_path, found.hashed, lengths, state)
+    return tf.nest.map_structure(
+        lambda x: tf.gather(x, order, batch_dims=1), (hypotheses, found.origins, end)
+    )
 
 
-def _check_beam(beam, order, expansion_beta, expansion_gamma):
-    if beam < 1:
-        raise ValueError(f"`beam` must be at least 1. Received: beam={beam}")
+def _check_beam(order, expansion_beta, expansion_gamma):
     if order not in get_args(Order):
         raise ValueError(f"`order` must be one of {get_args(Order)}. Received: order={order!r}")
     if expansion_beta < 0 or expansion_gamma < 0:

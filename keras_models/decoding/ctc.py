@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_models import BLANK, PADDING
 from keras_models.decoding.beam import longer_hash
-from keras_models.decoding.transducer import Hypotheses
+from keras_models.decoding.transducer import Continuations, Hypotheses
 
 _NEVER = float("-inf")
 
@@ -45,7 +45,7 @@ def greedy_ctc_search(log_probabilities, frame_lengths, previous=None, blank=BLA
     return found, tf.gather(path, frame_lengths, batch_dims=1)
 
 
-class _Beam(NamedTuple):
+class CTCBeamState(NamedTuple):
     """K prefixes an example, no two of them alike, the likeliest first.
 
     What has an axis of 2 is told apart by how paths end: in a blank, or in the prefix's last label.
@@ -53,12 +53,23 @@ class _Beam(NamedTuple):
 
     totals: tf.Tensor  # [B, K, 2], log-probability of all paths; -inf where there is none
     paths: tf.Tensor  # [B, K, 2], of the likeliest of them
-    frames: tf.Tensor  # [B, K, 2, T] int32, where that one emits each label
-    tokens: tf.Tensor  # [B, K, T] int32
-    lengths: tf.Tensor  # [B, K] int32
     last: tf.Tensor  # [B, K] int32, the last label; blank if there is none
     hashed: tf.Tensor  # [B, K] int64, of the labels
     hashed_before: tf.Tensor  # [B, K] int64, of the labels but for the last
+
+
+class _Beam(NamedTuple):
+    """The same, with what has come of the labels since the search began."""
+
+    totals: tf.Tensor
+    paths: tf.Tensor
+    last: tf.Tensor
+    hashed: tf.Tensor
+    hashed_before: tf.Tensor
+    origins: tf.Tensor  # [B, K] int32, the number of the prefix that it was then
+    lengths: tf.Tensor  # [B, K] int32, labels since
+    tokens: tf.Tensor  # [B, K, T] int32, they themselves
+    frames: tf.Tensor  # [B, K, 2, T] int32, where the likeliest path of each end emits them
 
 
 class _Entries(NamedTuple):
@@ -100,8 +111,57 @@ def beam_ctc_search(log_probabilities, frame_lengths, *, beam, blank=BLANK):
         likeliest path. Where there are fewer hypotheses than `K`, the rest has a
         `log_probability` of -inf.
     """
+    begun = start_ctc_beam(tf.shape(frame_lengths)[0], beam, blank)
+    found = _search(log_probabilities, frame_lengths, begun, blank)
+    best = tf.argmax(found.paths, axis=2, output_type=tf.int32)
+    return Hypotheses(
+        tokens=found.tokens,
+        lengths=found.lengths,
+        log_probability=tf.reduce_logsumexp(found.totals, axis=2),
+        frames=tf.gather(found.frames, best, batch_dims=2),
+    )
+
+
+def start_ctc_beam(batch_size, beam, blank=BLANK) -> CTCBeamState:
+    """Returns beams with one prefix, that of no labels, as if after a blank."""
     if beam < 1:
         raise ValueError(f"`beam` must be at least 1. Received: beam={beam}")
+    zeros = tf.zeros([batch_size, beam], tf.int32)
+    first = (tf.range(beam) == 0)[:, tf.newaxis] & (tf.range(2) == 0)  # [K, 2]
+    first = tf.where(first, 0.0, _NEVER) + tf.zeros([batch_size, beam, 2])
+    return CTCBeamState(
+        totals=first,
+        paths=first,
+        last=zeros + blank,
+        hashed=tf.cast(zeros, tf.int64),
+        hashed_before=tf.cast(zeros - 1, tf.int64),  # no prefix's: there is none before
+    )
+
+
+def stream_ctc_beam(
+    log_probabilities, frame_lengths, state: CTCBeamState, blank=BLANK
+) -> tuple[Continuations, CTCBeamState]:
+    """Returns what `beam_ctc_search` finds in some more frames of each example.
+
+    After the last ones, hypotheses and probabilities are those of a search of all frames at once.
+
+    Args:
+        log_probabilities: `[B, T, V]` floats.
+        frame_lengths: `[B]` integers, how many more frames there are.
+        state: what the last call returned, or `start_ctc_beam`.
+        blank: the symbol between labels.
+
+    Returns:
+        `Continuations`, and the state after them.
+    """
+    found = _search(log_probabilities, frame_lengths, state, blank)
+    total = tf.reduce_logsumexp(found.totals, axis=2)
+    continuations = Continuations(found.origins, found.tokens, found.lengths, total)
+    return continuations, CTCBeamState(*found[: len(state)])
+
+
+def _search(log_probabilities, frame_lengths, begun, blank):
+    """Returns the beam after these frames."""
     scores = tf.cast(tf.convert_to_tensor(log_probabilities), tf.float32)
     frame_lengths = tf.cast(frame_lengths, tf.int32)
 
@@ -112,37 +172,25 @@ def beam_ctc_search(log_probabilities, frame_lengths, *, beam, blank=BLANK):
         running = frame < frame_lengths
         return tf.nest.map_structure(lambda new, old: _where(running, new, old), longer, found)
 
-    batch, frames, _ = tf.unstack(tf.shape(scores))
+    frames = tf.shape(scores)[1]
     _, found = tf.while_loop(
         lambda frame, _: frame < frames,
         lambda frame, found: (frame + 1, step(frame, _Beam(*found))),
-        (0, _start(batch, beam, frames, blank)),
+        (0, _begin(begun, frames)),
     )
-    found = _Beam(*found)
-    best = tf.argmax(found.paths, axis=2, output_type=tf.int32)
-    return Hypotheses(
-        tokens=found.tokens,
-        lengths=found.lengths,
-        log_probability=tf.reduce_logsumexp(found.totals, axis=2),
-        frames=tf.gather(found.frames, best, batch_dims=2),
-    )
+    return _Beam(*found)
 
 
-def _start(batch, beam, frames, blank):
-    """Returns beams with one prefix, that of no labels, as if after a blank."""
-    zeros = tf.zeros([batch, beam], tf.int32)
-    first = (tf.range(beam) == 0)[:, tf.newaxis] & (tf.range(2) == 0)  # [K, 2]
-    first = tf.where(first, 0.0, _NEVER) + tf.zeros([batch, beam, 2])
-    none = tf.fill([batch, beam, frames], PADDING)
+def _begin(begun, frames):
+    """Returns the beam before these frames, none of whose labels has been emitted."""
+    batch, beam = tf.shape(begun.last)[0], begun.last.shape[1]
+    zeros = tf.zeros_like(begun.last)
     return _Beam(
-        totals=first,
-        paths=first,
-        frames=tf.zeros([batch, beam, 2, frames], tf.int32),
-        tokens=none,
+        *begun,
+        origins=tf.range(beam) + zeros,
         lengths=zeros,
-        last=zeros + blank,
-        hashed=tf.cast(zeros, tf.int64),
-        hashed_before=tf.cast(zeros, tf.int64),
+        tokens=tf.fill([batch, beam, frames], PADDING),
+        frames=tf.zeros([batch, beam, 2, frames], tf.int32),
     )
 
 
@@ -175,7 +223,6 @@ def _kept(found, entries, scores, frame, blank):
     present = tf.reduce_any(found.totals > _NEVER, axis=2)
     follows = present[:, :, tf.newaxis] & present[:, tf.newaxis]  # [B, K shorter, K]
     follows &= found.hashed[:, :, tf.newaxis] == found.hashed_before[:, tf.newaxis]
-    follows &= found.lengths[:, :, tf.newaxis] + 1 == found.lengths[:, tf.newaxis]
     enters = tf.reduce_any(follows, axis=1)
     shorter = tf.argmax(follows, axis=1, output_type=tf.int32)
     total, path, entered = _enter(found, entries, shorter, found.last, frame)
@@ -242,12 +289,13 @@ def _likeliest(found, kept, entries, frame):
     return _Beam(
         totals=parted(nothing, total, kept.totals),
         paths=parted(nothing, path, kept.paths),
-        frames=parted(tf.zeros_like(entered), entered, kept.frames),
-        tokens=tf.where(written, label[..., tf.newaxis], tokens),
-        lengths=lengths + tf.cast(emits, tf.int32),
         last=tf.where(emits, label, of_parent(found.last)),
         hashed=tf.where(emits, longer_hash(hashed, label), hashed),
         hashed_before=tf.where(emits, hashed, of_parent(found.hashed_before)),
+        origins=of_parent(found.origins),
+        lengths=lengths + tf.cast(emits, tf.int32),
+        tokens=tf.where(written, label[..., tf.newaxis], tokens),
+        frames=parted(tf.zeros_like(entered), entered, kept.frames),
     )
 
 

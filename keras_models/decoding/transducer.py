@@ -38,6 +38,25 @@ class Hypotheses(NamedTuple):
     frames: tf.Tensor  # [B, U] or [B, K, U] int32, where each token was emitted; padded with 0
 
 
+class Continuations(NamedTuple):
+    """What a search finds in a part of an input: `K` hypotheses an example, the best one first."""
+
+    origins: tf.Tensor  # [B, K] int32, which hypothesis of the part before each goes on from
+    tokens: tf.Tensor  # [B, K, U] int32, the labels that follow, padded with PADDING
+    lengths: tf.Tensor  # [B, K] int32, how many they are
+    log_probability: tf.Tensor  # [B, K] float32, of all labels so far
+
+
+def only_continuation(found: Hypotheses, before: tf.Tensor) -> Continuations:
+    """Returns what a greedy search found in a part; those before had log-probability `before`."""
+    return Continuations(
+        origins=tf.zeros_like(found.lengths)[:, tf.newaxis],
+        tokens=found.tokens[:, tf.newaxis],
+        lengths=found.lengths[:, tf.newaxis],
+        log_probability=(before + found.log_probability)[:, tf.newaxis],
+    )
+
+
 class _Search(NamedTuple):
     frames: tf.Tensor  # [B], the frame each example is at
     symbols: tf.Tensor  # [B], emitted at that frame

@@ -8,10 +8,11 @@ any number of streams, and each request may hold some that are at different plac
     stream_step(INPUT, state_…)  → answers so far, state_…
     stream_end(state_…)          → final answers
 
-`INPUT` is the next part of what `serving_default` takes under that name, `[B]`, and answers are
-named as there. A tensor of the state has one name, one dtype and one shape `[B, …]` wherever it
-goes in or out; no other name begins with `state_`. `batch_size` is int32, the number of streams:
-a scalar or, as servers that batch take no scalars, `[B]` ones.
+`INPUT` is the next part of what `serving_default` takes under that name, `[B]`. Answers are named
+as there, and the final ones are the same; those so far are the likeliest, and may be taken back
+where the model keeps several hypotheses. A tensor of the state has one name, one dtype and one
+shape `[B, …]` wherever it goes in or out; no other name begins with `state_`. `batch_size` is
+int32, the number of streams: a scalar or, as servers that batch take no scalars, `[B]` ones.
 """
 
 from __future__ import annotations
@@ -72,8 +73,7 @@ class TextState(NamedTuple):
     """What a stream of texts carries from one part to the next."""
 
     rest: tf.Tensor  # [B] string, text that is not settled
-    answer: tf.Tensor  # [B] string
-    log_probability: tf.Tensor  # [B] float32
+    answers: tf.Tensor  # [B, K] string, of the hypotheses that the model keeps
     model: object  # nest of [B, …]
 
 
@@ -81,7 +81,7 @@ class TextStream:
     """Text in, text out, as it comes.
 
     Args:
-        model: A model with `stream_start` and `stream`, as `Transducer` has them.
+        model: A model with `beam`, `stream_start` and `stream`, as `Transducer` has them.
         source: Cuts the text that goes in; its field names the input.
         target: Joins the text that comes out; its field names the answer.
         limit: Returns symbols `[B, (symbols)]` within the limit of one part, or refuses them.
@@ -97,29 +97,29 @@ class TextStream:
         self._model, self._source, self._target, self._limit = model, source, target, limit
 
     def start(self, batch_size):
-        nothing = tf.fill([batch_size], "")
-        model = self._model.stream_start(batch_size)
-        return TextState(nothing, nothing, tf.zeros([batch_size]), model)
+        answers = tf.fill([batch_size, self._model.beam], "")
+        return TextState(tf.fill([batch_size], ""), answers, self._model.stream_start(batch_size))
 
     def step(self, inputs, state):
         text = state.rest + inputs[self._source.field]
         settled, rest = self._source.settle(text)
-        state = self._read(settled, state)._replace(rest=rest)
-        return self._answers(state), state
+        answers, state = self._read(settled, state)
+        return answers, state._replace(rest=rest)
 
     def end(self, state):
-        return self._answers(self._read(state.rest, state, final=True))
+        answers, _ = self._read(state.rest, state, final=True)
+        return answers
 
     def _read(self, text, state, final=False):
+        """Returns the answers by name, the best for each text, and the state after it."""
         batch = pad({"text": self._limit(self._source.encode(text))})
         found, model = self._model.stream(
             batch["text"], batch["text" + LENGTHS], state.model, final
         )
-        answer = self._target.join(state.answer, self._target.decode(found.tokens))
-        return TextState(state.rest, answer, state.log_probability + found.log_probability, model)
-
-    def _answers(self, state):
-        return {self._target.field: state.answer, "log_probability": state.log_probability}
+        answers = tf.gather(state.answers, found.origins, batch_dims=1)
+        answers = self._target.join(answers, self._target.decode(found.tokens))
+        best = {self._target.field: answers[:, 0], "log_probability": found.log_probability[:, 0]}
+        return best, state._replace(answers=answers, model=model)
 
 
 def _structure(start: Callable):

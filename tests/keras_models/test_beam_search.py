@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_models.decoding.beam import beam_transducer_search
+from keras_models.decoding.beam import beam_transducer_search, start_beam, stream_beam
 from keras_models.decoding.transducer import Steps, greedy_transducer_search
 
 B, T, V, D, LIMIT = 5, 6, 5, 4, 3
@@ -302,3 +302,9 @@ def test_an_exported_search_finds_the_same(tmp_path):
 def test_arguments_are_checked(change, message):
     with pytest.raises(ValueError, match=message):
         _Transducer().search(_encoded(), LENGTHS, **{"beam": 2, **change})
+
+
+def test_alignments_are_not_searched_in_parts():
+    score, advance, state = _Transducer().steps(_encoded())
+    with pytest.raises(ValueError, match="`order` must be 'frame' or 'adaptive'"):
+        stream_beam(score, advance, start_beam(state, B, 2), LENGTHS, order="alignment")

@@ -91,7 +91,12 @@ def test_occupancies_of_inputs_are_those_of_their_frames(inputs):
         np.testing.assert_allclose(blanks, np.arange(T) < steps, atol=1e-5)
 
 
-STREAMING = [{"encoder": "causal"}, {"encoder": "chunked", "chunk": 2, "lookahead": 1}]
+STREAMING = [
+    {"encoder": "causal"},
+    {"encoder": "chunked", "chunk": 2, "lookahead": 1},
+    {"encoder": "causal", "beam": 4},
+    {"encoder": "chunked", "chunk": 2, "beam": 4},
+]
 
 
 @pytest.mark.parametrize("fields", STREAMING, ids=str)
@@ -100,18 +105,20 @@ def test_labels_of_a_stream_are_those_of_the_whole(inputs, fields, size):
     model = _build(**fields)
     whole = model.search(inputs, LENGTHS)
     assert len(set(whole.lengths.numpy())) > 2
-    state, tokens, total = model.stream_start(B), [[] for _ in range(B)], np.zeros(B)
+    state, tokens = model.stream_start(B), [[[]] * model.beam] * B
     starts = range(0, T + size, size)
     for start in starts:
         piece = np.pad(inputs, [(0, 0), (0, 2 * size)])[:, start : start + size]
         counts = np.clip(LENGTHS - start, 0, size)
         found, state = model.stream(piece, counts, state, final=start == starts[-1])
-        for row, length in enumerate(found.lengths):
-            tokens[row] += found.tokens[row, :length].numpy().tolist()
-        total += found.log_probability
+        rows = zip(*(x.numpy() for x in found[:3]), tokens, strict=True)
+        tokens = [
+            [before[k] + row[:n].tolist() for k, row, n in zip(*each, strict=True)]
+            for *each, before in rows
+        ]
     for row, length in enumerate(whole.lengths):
-        assert tokens[row] == whole.tokens[row, :length].numpy().tolist()
-    np.testing.assert_allclose(total, whole.log_probability, rtol=1e-5)
+        assert tokens[row][0] == whole.tokens[row, :length].numpy().tolist()
+    np.testing.assert_allclose(found.log_probability[:, 0], whole.log_probability, rtol=1e-5)
 
 
 def test_a_bidirectional_encoder_does_not_stream():

@@ -207,18 +207,24 @@ STREAMING = [
     {"encoder": "causal"},
     {"encoder": "chunked", "chunk": 2, "lookahead": 1},
     {"encoder": "chunked", "chunk": 1, "lookahead": 0},
+    {"encoder": "causal", "beam": 4, "search": "frame"},
+    {"encoder": "chunked", "chunk": 2, "beam": 4, "search": "adaptive", "length_normalization": 1},
 ]
 
 
-@pytest.fixture(scope="module", params=STREAMING, ids=str)
-def streaming(request):
-    """A transducer that streams; it has two layers, random weights and all kinds of answers."""
+def _streaming(**fields):
+    """Returns a transducer of two layers and random weights, with all kinds of answers."""
     sizes = {"embedding_units": 5, "encoder_units": 4, "predictor_units": 3, "joint_units": UNITS}
-    model = TransducerConfig(**sizes, **request.param).build(INPUTS, OUTPUTS)
+    model = TransducerConfig(**sizes, **fields).build(INPUTS, OUTPUTS)
     random = np.random.default_rng(4)
     for variable in model.variables:
         variable.assign(random.normal(size=variable.shape))
     return model
+
+
+@pytest.fixture(scope="module", params=STREAMING, ids=str)
+def streaming(request):
+    return _streaming(**request.param)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -226,20 +232,34 @@ def test_labels_of_a_stream_are_those_of_the_whole(streaming, batch, size):
     inputs, frames, _, _ = batch
     whole = streaming.search(inputs, frames)
     assert len(set(whole.lengths.numpy())) > 2
-    state, tokens, total = streaming.stream_start(B), [[] for _ in range(B)], np.zeros(B)
+    state, tokens = streaming.stream_start(B), [[[]] * streaming.beam] * B
     starts = range(0, T + size, size)
     for start in starts:
         piece = np.pad(inputs, [(0, 0), (0, 2 * size)])[:, start : start + size]
         counts = np.clip(FRAMES - start, 0, size)
         found, state = streaming.stream(piece, counts, state, final=start == starts[-1])
-        for b, length in enumerate(found.lengths):
-            tokens[b] += found.tokens[b, :length].numpy().tolist()
-        total += found.log_probability
+        rows = zip(*(x.numpy() for x in found[:3]), tokens, strict=True)
+        tokens = [
+            [before[k] + row[:n].tolist() for k, row, n in zip(*each, strict=True)]
+            for *each, before in rows
+        ]
     for b, length in enumerate(whole.lengths):
-        assert tokens[b] == whole.tokens[b, :length].numpy().tolist()
-    np.testing.assert_allclose(total, whole.log_probability, rtol=1e-5)
+        assert tokens[b][0] == whole.tokens[b, :length].numpy().tolist()
+    np.testing.assert_allclose(found.log_probability[:, 0], whole.log_probability, rtol=1e-5)
 
 
-def test_a_bidirectional_encoder_does_not_stream(model, streaming):
-    assert streaming.streams
+def test_a_stream_keeps_all_hypotheses_that_the_whole_has(batch):
+    inputs, frames, _, _ = batch
+    model = _streaming(encoder="causal", beam=5, n_best=5, search="frame")
+    whole, state = model.n_best(inputs, frames), model.stream_start(B)
+    for t in range(T):
+        found, state = model.stream(inputs[:, t : t + 1], np.int32(frames > t), state)
+    np.testing.assert_allclose(found.log_probability, whole.log_probability, rtol=1e-5)
+
+
+def test_a_model_streams_where_neither_encoder_nor_search_waits_for_the_end(model):
     assert not model.streams
+    cases = [("alignment", 2, False), ("alignment", 1, True), ("frame", 2, True)]
+    for search, beam, streams in cases:
+        assert _streaming(encoder="causal", beam=beam, search=search).streams == streams
+    assert not _streaming(beam=4, search="frame").streams

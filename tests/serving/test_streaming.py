@@ -17,10 +17,13 @@ from serving.export import export
 from serving.model_server.server import Server
 
 TEXTS = ["bad cafés", "", "e", "decade\u0301 fee", "aaaabbbbccccdddd"]
-# By name of the served model: its encoder, and how its output is written.
+# By name of the served model: its encoder and search, and how its output is written.
 MODELS = {
     "causal": ({"encoder": "causal"}, "token"),
-    "chunked": ({"encoder": "chunked", "chunk": 2, "lookahead": 3}, "character"),
+    "chunked": (
+        {"encoder": "chunked", "chunk": 2, "lookahead": 3, "beam": 4, "search": "frame"},
+        "character",
+    ),
 }
 
 
@@ -28,19 +31,19 @@ MODELS = {
 def models(tmp_path_factory):
     """The models' folder."""
     root = tmp_path_factory.mktemp("models")
-    for name, (encoder, unit) in MODELS.items():
-        export(_task(tmp_path_factory.mktemp(name), encoder, unit), root, name)
+    for name, (fields, unit) in MODELS.items():
+        export(_task(tmp_path_factory.mktemp(name), fields, unit), root, name)
     return root
 
 
-def _task(folder, encoder, unit):
+def _task(folder, fields, unit):
     """Returns a task of a small model without biases, whose answers differ in length and kind."""
     config = Transcription(Text("text", lowercase=True), Text("sound", unit=unit))
     sounds = " ".join("ABCDEFGH") if unit == "token" else "ABCDEFGH é"
     records = {"text": tf.constant(["abcdef é"]), "sound": tf.constant([sounds])}
     config.prepare([records], folder)
     sizes = {"embedding_units": 5, "encoder_units": 4, "predictor_units": 3, "joint_units": 6}
-    task = config.build(TransducerConfig(**sizes, **encoder, max_symbols_per_frame=3), folder)
+    task = config.build(TransducerConfig(**sizes, **fields, max_symbols_per_frame=3), folder)
     random = np.random.default_rng(5)
     for variable in task.model.variables:
         variable.assign(1.5 * random.normal(size=variable.shape) * (len(variable.shape) > 1))
@@ -82,6 +85,8 @@ def test_a_stream_ends_with_the_answers_to_the_whole(client, model, size):
     *partial, last = client.stream(model, _pieces(size))
     assert [each.final for each in (*partial, last)] == [False] * len(_pieces(size)) + [True]
     _assert_same(last.outputs, whole)
+    if model == "chunked":
+        return  # a beam may take answers back
     for before, after in zip(partial, [*partial[1:], last], strict=True):
         for one, more in zip(before.outputs["sound"], after.outputs["sound"], strict=True):
             assert more.startswith(one)
@@ -91,7 +96,9 @@ def test_a_stream_ends_with_the_answers_to_the_whole(client, model, size):
 def test_answers_come_before_the_input_is_over(client, model):
     *partial, last = client.stream(model, TEXTS[-1])
     lengths = [len(each.outputs["sound"]) for each in partial]
-    assert 0 < lengths[len(lengths) // 2] < lengths[-1] <= len(last.outputs["sound"])
+    assert lengths[len(lengths) // 2] > 0
+    if model == "causal":
+        assert lengths[len(lengths) // 2] < lengths[-1] <= len(last.outputs["sound"])
 
 
 def test_one_text_has_outputs_without_rows(client):
