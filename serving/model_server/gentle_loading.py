@@ -2,8 +2,10 @@
 
 TensorFlow holds Python's lock for as long as it imports nodes, and of a node that calls a function
 it infers the shapes through all that the function does. So nodes are imported first, which takes
-them for calls of something unknown, and then the functions, some at a time, with pauses. What runs
-in TensorFlow, as restoring does, needs no lock and runs in a thread that gives way.
+them for calls of something unknown, and then the functions, some at a time, with pauses. The nodes'
+Python objects are made with pauses too: a request passes through several threads, and would wait at
+each for the lock. What runs in TensorFlow, as restoring does, needs no lock and runs in a thread
+that gives way.
 """
 
 import time
@@ -20,6 +22,28 @@ from serving.model_server import background
 _CALLERS_THREAD = -1  # As TensorFlow has it in `RunOptions`.
 _TOGETHER = 40  # Nodes of functions between pauses: a millisecond.
 _PAUSE = 0.03
+_WORK, _REST = 0.0003, 0.002  # Seconds of making Python objects, and between.
+
+
+class Graph(tf.Graph):
+    """A graph into which operations are taken with pauses."""
+
+    def __init__(self):
+        super().__init__()
+        self._rest_at = 0.0
+
+    def _create_op_from_tf_operation(self, *args, **named):
+        self._rest_if_due()
+        return super()._create_op_from_tf_operation(*args, **named)
+
+    def _control_dependencies_for_inputs(self, *args, **named):
+        self._rest_if_due()
+        return super()._control_dependencies_for_inputs(*args, **named)
+
+    def _rest_if_due(self) -> None:
+        if time.perf_counter() > self._rest_at:
+            time.sleep(_REST)
+            self._rest_at = time.perf_counter() + _WORK
 
 
 def load(session: tf.compat.v1.Session, tags: Collection[str], path: str) -> MetaGraphDef:
@@ -34,8 +58,10 @@ class _GivingWay:
         self.graph, self._run = session.graph, session.run
 
     def run(self, fetches, feed_dict=None):
+        if isinstance(fetches, list) and all(map(_does_nothing, fetches)):
+            return  # Even such a run would take 20 ms.
         options = tf.compat.v1.RunOptions(inter_op_thread_pool=_CALLERS_THREAD)
-        return background.run(self._run, fetches, feed_dict, options=options)
+        background.run(self._run, fetches, feed_dict, options=options)
 
 
 class _Loader(loader_impl.SavedModelLoader):
@@ -57,6 +83,10 @@ class _Loader(loader_impl.SavedModelLoader):
             with graph.as_default():
                 tf.import_graph_def(part, name="", producer_op_list=known)
         return found
+
+
+def _does_nothing(fetch: tf.Operation | tf.Tensor) -> bool:
+    return isinstance(fetch, tf.Operation) and fetch.type == "NoOp" and not fetch.control_inputs
 
 
 def _parts(functions: Collection[FunctionDef]) -> Iterator[list[FunctionDef]]:

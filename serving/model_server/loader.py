@@ -84,9 +84,11 @@ class Loader:
 
     def _open(self, path: str, config: tf.compat.v1.ConfigProto) -> Servable:
         # The session's threads are to answer requests: they are started here, and do not give way.
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        graph, load = tf.Graph, tf.compat.v1.saved_model.load
+        if self.gives_way:
+            graph, load = gentle_loading.Graph, gentle_loading.load
+        session = tf.compat.v1.Session(graph=graph(), config=config)
         try:
-            load = gentle_loading.load if self.gives_way else tf.compat.v1.saved_model.load
             with session.graph.as_default():
                 meta_graph = load(session, self._tags, path)
             return Servable(session, meta_graph, self._metrics)

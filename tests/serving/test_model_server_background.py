@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from serving.model_server import background
+from serving.model_server import background, gentle_loading
 from serving.model_server.batching import Batching
 from serving.model_server.calls import Call
 from serving.model_server.flags import Options
@@ -68,6 +68,7 @@ def test_a_session_that_is_loaded_in_the_background_answers_by_threads_that_do_n
     threads, nicer = len(os.listdir("/proc/self/task")), nicer_threads()
     servable = loader.load(str(model_root / "half_plus/2"), "m")
     assert len(os.listdir("/proc/self/task")) >= threads + 3
+    assert isinstance(servable._servable._session.graph, gentle_loading.Graph)
     wait_until(lambda: nicer_threads() <= nicer)  # The one that has loaded is about to end.
     servable.close()
 

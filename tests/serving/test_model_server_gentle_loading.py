@@ -1,4 +1,5 @@
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -42,7 +43,8 @@ def nested(tmp_path_factory):
 
 def answer(load, path, feeds):
     """Returns what a signature of the model at `path` answers, and its graph's functions."""
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    graph = tf.Graph() if load is AT_ONCE else gentle_loading.Graph()
+    with tf.compat.v1.Session(graph=graph) as session:
         with session.graph.as_default():
             meta_graph = load(session, ["serve"], path)
         signature = meta_graph.signature_def["serving_default"]
@@ -77,6 +79,36 @@ def test_functions_come_after_nodes_in_parts(nested, monkeypatch):
         assert not part.node
         sizes = [len(each.node_def) for each in part.library.function]
         assert sum(sizes[:-1]) < gentle_loading._TOGETHER
+
+
+def test_operations_are_taken_into_a_graph_with_rests(nested, monkeypatch):
+    rests = []
+    monkeypatch.setattr(gentle_loading, "_WORK", -1)
+    monkeypatch.setattr(time, "sleep", rests.append)
+    graph = gentle_loading.Graph()
+    with tf.compat.v1.Session(graph=graph) as session, graph.as_default():
+        gentle_loading.load(session, ["serve"], nested)
+    assert rests.count(gentle_loading._REST) >= 2 * len(graph.get_operations())
+
+
+def test_what_would_initialize_nothing_is_not_run(nested, tmp_path):
+    module = tf.Module()
+    module.weight = tf.Variable(2.0)
+    spec = tf.TensorSpec([None], tf.float32, name="x")
+    module.call = tf.function(lambda x: {"y": x * module.weight}, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.call)
+
+    def runs(path):
+        with tf.compat.v1.Session(graph=tf.Graph()) as session, session.graph.as_default():
+            real, fetched = session.run, []
+            session.run = lambda *args, **named: fetched.append(args[0]) or real(*args, **named)
+            gentle_loading.load(session, ["serve"], path)
+        return len(fetched)
+
+    assert runs(nested) == 2, "one restores, one fills the table"
+    assert runs(str(tmp_path / "1")) == 1, "it restores"
+    found, _ = answer(gentle_loading.load, str(tmp_path / "1"), {"x": [1.0, 2.0]})
+    assert found.tolist() == [2, 4]
 
 
 def test_a_function_may_be_an_operation(tmp_path):
