@@ -17,7 +17,8 @@ _EXPIRED = "Run() timeout exceeded while waiting in batching queue"
 _SHORTEST_HINT = 0.001
 _SMOOTHING = 0.1
 _QUICK = 0.0005  # Seconds below which changing threads takes longer than the run.
-_STALL, _BARRED = 0.02, 1000  # After so long a run in an event loop, so many are run elsewhere.
+_STALL = 0.02  # After so long a run in an event loop, others are run elsewhere:
+_BARRED, _BARRED_BRIEFLY = 1000, 50  # Where the graph took the time; where the thread waited.
 _numbers = itertools.count()
 
 
@@ -135,11 +136,14 @@ class Queue:
 
     def run(self, tasks: list[Task], in_loop: bool = False) -> None:
         """Answers the tasks of a batch, and learns how long that takes."""
-        start = time.monotonic()
+        start, worked = time.monotonic(), time.thread_time()
         self._run(tasks, self.quick)
-        took = time.monotonic() - start
+        took, worked = time.monotonic() - start, time.thread_time() - worked
         self._recent.append(took)
-        self._barred = _BARRED if in_loop and took > _STALL else max(self._barred - 1, 0)
+        if in_loop and took > _STALL:  # Perhaps it waited for Python's lock, as others had it.
+            self._barred = _BARRED if worked > _STALL else _BARRED_BRIEFLY
+        else:
+            self._barred = max(self._barred - 1, 0)
         self._seconds += _SMOOTHING * (took - self._seconds) if self._seconds else took
 
     def _check_room(self, urgency: int) -> None:
