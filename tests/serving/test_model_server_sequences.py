@@ -298,10 +298,10 @@ def test_there_are_only_so_many_sequences_of_a_model(serve):
 
 
 def test_a_sequence_that_nobody_goes_on_with_is_forgotten(serve):
-    server = serve(sequence_idle_seconds=0.3)
+    server = serve(sequence_idle_seconds=1.0)
     server.ask(x=x(1), **held(START, 1))
     for _ in range(4):
-        time.sleep(0.1)
+        time.sleep(0.3)
         server.ask(x=x(1), **held(CONTINUE, 1))
     deadline = time.monotonic() + 20
     while server.sequences._models["ones"] and time.monotonic() < deadline:
