@@ -170,17 +170,23 @@ def _others(server: int) -> float:
 
 
 def _change(model: Path, version: Path, numbers, every: float, done: threading.Event) -> None:
+    """Puts versions in place, and takes away those before the last, which may still be loading."""
     while not done.is_set():
+        number = next(numbers)
         for old in model.iterdir():
-            old.unlink()
-        (model / str(next(numbers))).symlink_to(version)
+            if int(old.name) < number - 1:
+                old.unlink()
+        (model / str(number)).symlink_to(version)
         done.wait(every)
 
 
 def _check_loaded(newest: int) -> None:
-    """Raises RuntimeError unless the last version that was put in place is the one that answers."""
+    """Raises RuntimeError unless the last version put in place answers, and none has failed."""
     with Client(f"localhost:{PORT}") as client:
-        states = {each["version"]: each["state"] for each in client.status("large")}
+        found = client.status("large")
+    if failed := {each["version"]: each["error"] for each in found if each["error"]}:
+        raise RuntimeError(f"Versions could not be loaded: {failed}")
+    states = {each["version"]: each["state"] for each in found}
     if states.get(newest) != "AVAILABLE":
         raise RuntimeError(f"Version {newest} is not loaded: {states}")
 
