@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -30,7 +30,9 @@ class FeatureStore:
 
     Args:
         folder: Where they lie.
-        in_memory: Whether to read all of it now, and to keep it.
+        cache: What this process keeps: on `disk`, the files mapped into its memory, of which no
+            more is read than what is used; in `memory`, all that is in them; None: nothing, so
+            that datasets may be sent to other processes, which map the files for each batch.
 
     Attributes:
         folder: Where they lie.
@@ -38,7 +40,7 @@ class FeatureStore:
         sequences: The names of the features that are sequences.
     """
 
-    def __init__(self, folder: Path, in_memory: bool = False):
+    def __init__(self, folder: Path, cache: Literal["disk", "memory"] | None = "disk"):
         record = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         self.folder = folder
         self.examples: list[int] = record["examples"]
@@ -46,9 +48,8 @@ class FeatureStore:
             name: _Array(str(folder.absolute() / name), dtype, tuple(shape))
             for name, (dtype, shape) in record["arrays"].items()
         }
-        self._held = {
-            name: tf.constant(array.numpy()) for name, array in self._arrays.items() if in_memory
-        }
+        with tf.device("CPU:0"):
+            self._kept = {name: array.kept(cache) for name, array in self._arrays.items() if cache}
         self._names = [n.removesuffix(_VALUES) for n in self._arrays if n.endswith(_VALUES)]
         self.sequences = [name for name in self._names if name + _SPLITS in self._arrays]
 
@@ -77,7 +78,7 @@ class FeatureStore:
         return places.with_flat_values(tf.gather(values, places.flat_values))
 
     def _tensor(self, name: str) -> tf.Tensor:
-        return self._held[name] if name in self._held else self._arrays[name].tensor()
+        return self._kept[name] if name in self._kept else self._arrays[name].tensor()
 
 
 def write_features(parts: Iterable[Iterable[Features]], folder: Path) -> FeatureStore:
@@ -120,8 +121,14 @@ class _Array(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
 
+    def kept(self, cache: Literal["disk", "memory"]) -> tf.Tensor:
+        """Returns the array as a `FeatureStore` keeps it."""
+        if cache == "memory":
+            return tf.constant(self.numpy())
+        return tf.function(self.tensor)()  # as of now: alone, it may be what the file once held
+
     def tensor(self) -> tf.Tensor:
-        """Returns the array, of which no more is read than what is used."""
+        """Returns the array, mapped by whoever computes it for as long as it is held."""
         if not math.prod(self.shape):  # an empty file cannot be mapped
             return tf.zeros(self.shape, self.dtype)
         return tf.raw_ops.ImmutableConst(

@@ -37,15 +37,25 @@ def plain(features):
     }
 
 
-@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("cache", ["disk", "memory", None])
 @pytest.mark.parametrize("examples", [[0, 1, 2, 3, 4], [4, 2, 2, 0], [1], []])
-def test_examples_come_back_as_they_were_in_any_order(store, in_memory, examples):
+def test_examples_come_back_as_they_were_in_any_order(store, cache, examples):
     whole = {name: [column[n] for n in examples] for name, column in plain(some(0, 5)).items()}
-    opened = FeatureStore(store.folder, in_memory)
+    opened = FeatureStore(store.folder, cache)
     found = opened.gather(tf.constant(examples, tf.int64))
     assert plain(found) == whole
     dtypes = {name: feature.dtype for name, feature in some(0, 5).items()}
     assert {name: feature.dtype for name, feature in found.items()} == dtypes
+
+
+@pytest.mark.parametrize("cache", ["disk", "memory"])
+def test_a_store_holds_what_the_files_held_when_it_was_opened(store, cache):
+    """Those of another run in the same folder, say; small ones are read at once."""
+    opened = [FeatureStore(store.folder, cache)]
+    (store.folder / "label.values").write_bytes(bytes(5 * 8))
+    opened.append(FeatureStore(store.folder, cache))
+    found = [each.values("label").numpy().tolist() for each in opened]
+    assert found == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 0]]
 
 
 def test_it_knows_parts_sequences_and_lengths(store):
