@@ -185,8 +185,7 @@ class Run:
         alone = strategies.local(self._strategy) is self._strategy
         task = self._task if alone else self._built(self._strategy)
         prepared = self.folder.done("prepare")
-        in_memory = data.cache == "memory" and not self._service  # which reads files by itself
-        store = FeatureStore(self._features, in_memory)
+        store = FeatureStore(self._features, None if self._service else data.cache)
         sizes = self._sizes(prepared["widths"], prepared["batch_tokens"])
         batches = self._batches(task, store, prepared["widths"], sizes)
         self._require_metric(task)
@@ -246,6 +245,8 @@ class Run:
         if not self._service:
             yield batches.since
             return
+        if self.job.data.cache == "memory":
+            self._tell("the workers of a tf.data service read files, whatever `data.cache` says")
         with ExitStack() as opened:
             job = reader = ""
             if self._service.isdecimal():

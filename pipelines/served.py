@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import cancellation
 
 from pipelines.batches import Batch, Batches
 from pipelines.errors import UsageError
@@ -59,8 +60,8 @@ class ServedBatches(Iterator[Batch]):
             f"batches by the tf.data service at {service.address}, workers: {len(self._alive)}; "
             "in their order, for each is known by its number"
         )
-        self._looked = time.monotonic()
-        self._here, self._next_here = None, -1
+        self._looked, self._to_look = time.monotonic(), False
+        self._here: Iterator[Batch] | None = None  # made here from the next one on
         self._given_up = first  # numbers below this one are waited for no more
         self._compared = self._told = False
         # What follows is shared with the thread that reads.
@@ -77,7 +78,7 @@ class ServedBatches(Iterator[Batch]):
                 cross_trainer_cache=experimental.CrossTrainerCache(reader) if job else None,
             )
         )
-        # It may wait for ever, and then ends with this process, which does not wait for it.
+        self._cancellation = cancellation.CancellationManager()
         self._thread = threading.Thread(target=self._read, args=(served,), daemon=True)
         self._thread.start()
 
@@ -90,9 +91,11 @@ class ServedBatches(Iterator[Batch]):
         batch = self._served()
         if batch is None:
             batch = self._made_here()
-        elif not self._compared:
-            self._require_same(batch)
-            self._compared = True
+        else:
+            if not self._compared:
+                self._require_same(batch)
+                self._compared = True
+            self._here = None
         with self._changed:
             self._ready.pop(self._next, None)
             self._next += 1
@@ -100,15 +103,22 @@ class ServedBatches(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Ends the reading, unless nothing comes any more."""
+        """Ends the reading."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._cancellation.start_cancel()
         self._thread.join(_LOOK)
 
     def _read(self, served: tf.data.Dataset) -> None:
+        cancelled = cancellation.CancellationManagerContext(self._cancellation)
         try:
-            for number, batch in served:
+            following = iter(served)
+            # Only a function can be cancelled while it waits, which it may do for ever.
+            take = tf.function(lambda: next(following))
+            while True:
+                with cancelled:
+                    number, batch = take()
                 with self._changed:
                     self._changed.wait_for(lambda n=int(number): self._has_room(n))
                     if self._closed:
@@ -129,6 +139,8 @@ class ServedBatches(Iterator[Batch]):
         """Returns the next batch, or None if it is not to be waited for."""
         until = time.monotonic() + self._patience
         with self._changed:
+            if self._to_look:
+                self._look()
             while self._next not in self._ready:
                 if self._error is not None:
                     self._fail(self._error)
@@ -148,7 +160,8 @@ class ServedBatches(Iterator[Batch]):
 
     def _look(self) -> None:
         """Looks, but not too often, who has ended, and tells it."""
-        if time.monotonic() < self._looked + _LOOK:
+        self._to_look = time.monotonic() < self._looked + _LOOK
+        if self._to_look:  # with one of the next batches
             return
         try:
             alive = self._service.workers()
@@ -156,7 +169,7 @@ class ServedBatches(Iterator[Batch]):
             address = self._service.address
             return self._give_up(f"the dispatcher at {address} does not answer: {error}")
         finally:
-            self._looked = time.monotonic()
+            self._looked, self._to_look = time.monotonic(), False
         gone, self._alive = self._alive - alive, alive
         who = f"lost {', '.join(map(self._service.described, sorted(gone)))}"
         if not alive:
@@ -184,9 +197,8 @@ class ServedBatches(Iterator[Batch]):
         self._give_up(f"failed: {error.message.strip()}")
 
     def _made_here(self) -> Batch:
-        if self._next != self._next_here:
+        if self._here is None:
             self._here = iter(self._batches.since(self._next))
-        self._next_here = self._next + 1
         return next(self._here)
 
     def _require_same(self, batch: Batch) -> None:

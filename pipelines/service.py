@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -169,10 +170,18 @@ def serve(join: str, host: str, port: int) -> None:
         join: grpc://HOST:PORT of the dispatcher that this process is to work for; empty: it is one.
         host: What others reach this machine by.
         port: Where this process listens; 0: at any that is free.
+
+    Raises:
+        UsageError: If the port is in use.
     """
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise UsageError(f"`port` must be one that is free. Received: {port}: {error}") from None
     service = tf.data.experimental.service
     if join:
         port = port or free_ports(1)[0]
+        _wait_for_dispatcher(join)
         config = service.WorkerConfig(join.removeprefix(SCHEME), f"{host}:{port}", port)
         server = service.WorkerServer(config)
         print(f"{host}:{port} works for {join}", flush=True)
@@ -181,6 +190,20 @@ def serve(join: str, host: str, port: int) -> None:
         port = server.target.rpartition(":")[2]
         print(f"workers may --join, and runs use --data.service, {SCHEME}{host}:{port}", flush=True)
     signal.pause()
+
+
+def _wait_for_dispatcher(address: str) -> None:
+    """Returns once grpc://HOST:PORT answers: TensorFlow would wait without a word, or an ear."""
+    told = False
+    while True:
+        try:
+            Service(address.removeprefix(SCHEME)).workers()
+            return
+        except OSError as error:
+            if not told:
+                print(f"{address} does not answer yet: {error}", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(_PAUSE)
 
 
 def _named(code: int) -> str:

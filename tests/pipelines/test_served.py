@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from contextlib import ExitStack, closing
@@ -16,7 +17,8 @@ from pipelines.cluster import command
 from pipelines.errors import UsageError
 from pipelines.input import training_batches, write_examples
 from pipelines.served import ServedBatches
-from pipelines.service import SCHEME, Service, started
+from pipelines.service import SCHEME, Service, serve, started
+from pipelines.store import FeatureStore
 
 names = tf.data.experimental.service
 COUNT = 100  # more than are kept ready
@@ -47,11 +49,12 @@ def within():
 def batches(speller, records, words, tmp_path):
     """Batches of words, changed by a random number each."""
     pairs = [(word, word.upper()) for word in words(97)]
-    store, _ = write_examples([records(pairs)], speller(), tmp_path / "features")
+    write_examples([records(pairs)], speller(), tmp_path / "features")
 
     def augmented(batch, seed):
         return batch | {"noise": tf.random.stateless_uniform([3], seed)}
 
+    store = FeatureStore(tmp_path / "features", None)
     return training_batches(store, [[2, 2], [4, 4]], [12, 6], 5, None, augmented)
 
 
@@ -78,12 +81,20 @@ def assert_next(made, batches, first, count=COUNT):
 
 
 def go_on_until_told(made, batches, first, told, lines):
-    """Checks the next batches until so many lines are told."""
+    """Checks the next batches until so many lines are told; returns the number after them."""
     until = time.monotonic() + 60
     while len(told) < lines and time.monotonic() < until:
         assert_next(made, batches, first, 1)
         time.sleep(0.05)  # a training is slower than what makes its batches
         first += 1
+    return first
+
+
+def wait_for_batches(made, count=1):
+    """Returns once so many are ready."""
+    until = time.monotonic() + 60
+    while len(made._ready) < count and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def end(service, number, how=signal.SIGKILL):
@@ -110,21 +121,33 @@ def test_workers_that_are_killed_are_named_and_batches_go_on(workers, served, ba
     service = workers(2)
     made, told = served(batches, service)
     assert_next(made, batches, 0, 10)
+    wait_for_batches(made, 64)  # so that each worker has some more
     first = end(service, 0)
-    assert_next(made, batches, 10, 2 * COUNT)
+    number = go_on_until_told(made, batches, 10, told, 2)
     assert f"lost {first}, ended by SIGKILL" in told[1]
     assert "1 other goes on" in told[1]
     second = end(service, 1)
-    assert_next(made, batches, 10 + 2 * COUNT, 2 * COUNT)
+    number = go_on_until_told(made, batches, number, told, 3)
     assert f"lost {second}, ended by SIGKILL" in told[2]
     assert "made here" in told[2]
+    assert_next(made, batches, number)
     assert len(told) == 3  # and none of them that it was waited for as long as may be
-    address = service.address
-    worker = names.WorkerServer(names.WorkerConfig(address))  # or the reading would never end
-    go_on_until_told(made, batches, 10 + 4 * COUNT, told, 4)
+    worker = names.WorkerServer(names.WorkerConfig(service.address))
+    go_on_until_told(made, batches, number + COUNT, told, 4)
     made.close()
     del worker
     assert "gives batches again" in told[3]
+
+
+def test_reading_ends_though_no_worker_is_there(workers, served, batches):
+    service = workers(1)
+    made, _ = served(batches, service)
+    assert_next(made, batches, 0, 10)
+    end(service, 0)
+    go_on = COUNT + 64  # more than were ready
+    assert_next(made, batches, 10, go_on)
+    made.close()
+    assert not made._thread.is_alive()
 
 
 def test_a_worker_that_does_nothing_is_waited_for_so_long_and_taken_back(workers, served, batches):
@@ -164,6 +187,17 @@ def test_a_dispatcher_that_is_killed_is_named_and_batches_go_on(served, batches)
         assert "failed: " in told[2]
 
 
+@pytest.mark.slow
+def test_who_joins_a_dispatcher_that_is_not_there_says_so_and_can_be_stopped():
+    line = command(["serve_data", "--join", f"{SCHEME}localhost:9"])
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as worker:
+        told = next(line for line in worker.stderr if line.startswith(SCHEME))
+        worker.send_signal(signal.SIGINT)
+        worker.communicate(timeout=20)
+    assert told.startswith(f"{SCHEME}localhost:9 does not answer yet: ")
+    assert worker.returncode == 130
+
+
 def test_readers_that_share_a_name_each_take_every_batch(within, served, batches):
     several = [served(batches, within, job="shared", reader=name)[0] for name in "ab"]
     for first in range(0, COUNT, 20):
@@ -176,6 +210,13 @@ def test_a_dispatcher_that_does_not_answer_is_told_in_seconds(served, batches):
     with pytest.raises(UsageError, match=r"Received: grpc://localhost:9: "):
         served(batches, Service("localhost:9"))
     assert time.monotonic() - begun < 30  # as long as it is waited for a batch
+
+
+def test_a_port_in_use_is_told_before_anything_is_started():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"`port` must be one that is free. Received: {port}:"):
+            serve("", "localhost", port)
 
 
 def test_workers_that_do_not_see_the_features_are_refused(within, served, batches, tmp_path):
@@ -196,10 +237,9 @@ def floats(speller, records, words, tmp_path):
         def feasible(self, features):
             return features["size"] > 0
 
-    store, _ = write_examples(
-        [records([(word, "A") for word in words(97)])], Sizes(), tmp_path / "features"
-    )
-    return training_batches(store, [[]], [7], 5)
+    pairs = [(word, "A") for word in words(97)]
+    write_examples([records(pairs)], Sizes(), tmp_path / "features")
+    return training_batches(FeatureStore(tmp_path / "features", None), [[]], [7], 5)
 
 
 def change(file, times):
@@ -207,12 +247,6 @@ def change(file, times):
     values = np.fromfile(file, np.float32)
     os.remove(file)
     (values * np.float32(times)).tofile(file)
-
-
-def wait_for_batches(made):
-    until = time.monotonic() + 60
-    while not made._ready and time.monotonic() < until:
-        time.sleep(0.05)
 
 
 def test_workers_that_see_other_features_are_refused(within, served, floats, tmp_path):
