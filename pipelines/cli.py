@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import jobfile, running
+from pipelines.cluster import HIGHEST_PORT
 from pipelines.errors import (
     FAILURE,
     INTERRUPTED,
@@ -37,7 +38,6 @@ from pipelines.job import MODEL_NAME, STRATEGIES, Job, PositiveFloat
 from pipelines.jobfile import JobFile
 from pipelines.summary import print_numbers
 
-_HIGHEST_PORT = 65535
 _LINES_AT_ONCE = 64
 _LONGEST_NAME = 40  # characters of a text in the name of its picture
 _ABOUT = """Sequence models in TensorFlow, from raw data to a served model.
@@ -101,7 +101,7 @@ def _guarded(command: Callable[[], int | None]) -> int:
         code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
         return _say(f"{error}; the same command goes on from there", code)
     except LostWorker as error:
-        return _say(f"another process {error}; all started again go on from there", LOST)
+        return _say(error.told, LOST)
     except Termination:
         return _say("terminated", TERMINATED)
     except KeyboardInterrupt:
@@ -149,15 +149,8 @@ def _run(arguments: list[str]) -> int:
     file = jobfile.load(arguments[0])
     again = "Run again, it goes on where it stopped."
     asked, job = _asked("run", arguments, file, _run_options(), again)
-    options = running.Options(
-        asked.folder,
-        asked.strategy,
-        asked.workers,
-        asked.servers,
-        asked.worker_timeout,
-        asked.profile,
-        asked.service,
-    )
+    names = [field.name for field in dataclasses.fields(running.Options)]
+    options = running.Options(**{name: getattr(asked, name) for name in names})
     return running.run_job(file, job, options, ["run", *arguments])
 
 
@@ -393,8 +386,8 @@ def serve(models: Positional[Path], port: int = 8500, rest_api_port: int = 8501)
 
 def _require_ports(**ports: int) -> None:
     for name, value in ports.items():
-        if not 0 <= value <= _HIGHEST_PORT:
-            raise UsageError(f"`{name}` must be in 0 … {_HIGHEST_PORT}. Received: {value}")
+        if not 0 <= value <= HIGHEST_PORT:
+            raise UsageError(f"`{name}` must be in 0 … {HIGHEST_PORT}. Received: {value}")
 
 
 def serve_data(join: str = "", host: str = "localhost", port: int = 0) -> None:

@@ -6,13 +6,14 @@ import itertools
 import json
 import os
 import random
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, NonNegativeInt, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, ValidationError
 
 from pipelines.errors import UsageError
 
@@ -21,7 +22,7 @@ Role = Literal["chief", "worker", "ps"]
 SUPERVISED = "TRANSDUCE_SUPERVISED"
 _PORTS = range(20_000, 32_000)  # below those that systems give to whoever calls
 _PROGRAM = "import sys; sys.path[:] = {!r}; from pipelines.cli import main; main()"
-_HOST_AND_PORT = r"^.+:[1-9][0-9]{0,4}$"
+HIGHEST_PORT = 65535
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 )
@@ -146,9 +147,19 @@ class _Task(BaseModel):
     index: NonNegativeInt
 
 
-_Addresses = Annotated[
-    list[Annotated[str, StringConstraints(pattern=_HOST_AND_PORT)]], Field(min_length=1)
-]
+def is_host_and_port(address: str) -> bool:
+    """Returns whether this is HOST:PORT."""
+    found = re.fullmatch(r".+:([1-9][0-9]*)", address)
+    return found is not None and int(found[1]) <= HIGHEST_PORT
+
+
+def _checked(address: str) -> str:
+    if not is_host_and_port(address):
+        raise ValueError(f"must be HOST:PORT, the port in 1 … {HIGHEST_PORT}")
+    return address
+
+
+_Addresses = Annotated[list[Annotated[str, AfterValidator(_checked)]], Field(min_length=1)]
 
 
 class _Config(BaseModel):

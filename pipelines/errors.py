@@ -21,3 +21,8 @@ class Termination(KeyboardInterrupt):
 
 class LostWorker(Exception):
     """Another process of the run is not there, or no more; to be started again, all may go on."""
+
+    @property
+    def told(self) -> str:
+        """All that there is to say of it."""
+        return f"another process {self}; all started again go on from there"

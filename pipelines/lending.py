@@ -13,7 +13,7 @@ from serving.model_server.quiet import import_tensorflow
 
 _PAUSE = 0.2  # seconds between two attempts to find others
 _LOOK = 1.0  # seconds between two looks at a chief that is there
-_SILENCE = 30.0  # seconds after which a chief that does not answer is taken for gone
+_SILENCE = 30.0  # seconds after which one who does not answer is taken for gone
 
 
 def find(cluster: Cluster, timeout: float) -> None:
@@ -27,6 +27,32 @@ def find(cluster: Cluster, timeout: float) -> None:
         LostWorker: If somebody does not listen; names who.
     """
     _wait_for(cluster.others, timeout)
+
+
+def stay_with_lenders(cluster: Cluster) -> LostWorker:
+    """Returns how somebody was lost, once one of `cluster.others`, all of whom were there, is.
+
+    That is one who does not answer, as behind a network that is cut: TensorFlow would wait for
+    ever. A process that has ended on a machine that is there is TensorFlow's to notice, and may
+    come back.
+
+    Args:
+        cluster: As the chief sees it.
+    """
+    heard = dict.fromkeys(cluster.others, time.monotonic())
+    while True:
+        time.sleep(_LOOK)
+        for name, address in cluster.others.items():
+            try:
+                _connect(address)
+            except (ConnectionRefusedError, socket.gaierror):
+                pass  # its machine answers, or is known to be none
+            except OSError as error:
+                if time.monotonic() - heard[name] > _SILENCE:
+                    why = f"{name} at {address} has not answered for {_SILENCE:.0f} s"
+                    return LostWorker(f"was lost: {why}: {error}")
+                continue
+            heard[name] = time.monotonic()
 
 
 def lend(cluster: Cluster, timeout: float) -> None:
@@ -54,9 +80,9 @@ def lend(cluster: Cluster, timeout: float) -> None:
 
 def _wait_for(others: dict[str, str], timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while missing := {name: at for name, at in others.items() if not _listens(at)}:
+    while missing := {name: why for name, at in others.items() if (why := _unheard(at))}:
         if time.monotonic() >= deadline:
-            who = ", ".join(f"{name} at {address}" for name, address in missing.items())
+            who = ", ".join(f"{name} at {others[name]} ({why})" for name, why in missing.items())
             raise LostWorker(f"did not come: {who}")
         time.sleep(_PAUSE)
 
@@ -78,12 +104,13 @@ def stay_with_chief(cluster: Cluster) -> None:
             refused = False
 
 
-def _listens(address: str) -> bool:
+def _unheard(address: str) -> str:
+    """Returns why nobody can be reached there; empty if somebody can."""
     try:
         _connect(address)
-        return True
-    except OSError:
-        return False
+        return ""
+    except OSError as error:
+        return str(error)
 
 
 def _connect(address: str) -> None:

@@ -91,15 +91,17 @@ def _gone(connection: socket.socket) -> bool:
 
 
 def _call_the_chief(cluster: Cluster, deadline: float) -> None:
-    host, _, port = cluster.others[cluster.chief].rpartition(":")
+    address = cluster.others[cluster.chief]
+    host, _, port = address.rpartition(":")
+    why = "it waits for others"
     while (left := deadline - time.monotonic()) > 0:
-        with (
-            suppress(OSError),
-            socket.create_connection((host.strip("[]"), int(port)), left) as connection,
-        ):
-            connection.sendall(f"{cluster.name}\n".encode())
-            connection.settimeout(left)
-            if connection.recv(len(_GO)) == _GO:
-                return
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), left) as connection:
+                connection.sendall(f"{cluster.name}\n".encode())
+                connection.settimeout(left)
+                if connection.recv(len(_GO)) == _GO:
+                    return
+        except OSError as error:
+            why = str(error)
         time.sleep(_PAUSE)
-    raise LostWorker(f"did not begin in time: {cluster.chief} at {host}:{port}")
+    raise LostWorker(f"did not begin in time: {cluster.chief} at {address} ({why})")

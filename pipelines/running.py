@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import signal
+import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cluster import SUPERVISED, Cluster, Role, command
+from pydantic import NonNegativeInt
+from pydantic.dataclasses import dataclass
+
+from keras_models.configs import STRICT
+from pipelines.cluster import SUPERVISED, Cluster, Role, command, is_host_and_port
 from pipelines.display import Display
-from pipelines.errors import Interrupted, Terminated, Termination, UsageError
+from pipelines.errors import LOST, Interrupted, Terminated, Termination, UsageError
 from pipelines.folder import RunFolder
-from pipelines.job import STRATEGIES, Job
+from pipelines.job import STRATEGIES, Job, PositiveFloat
 from pipelines.jobfile import JobFile
-from pipelines.lending import find, lend
+from pipelines.lending import find, lend, stay_with_lenders
 from pipelines.meeting import meet
 from pipelines.summary import summarise
 from pipelines.supervisor import supervise
@@ -27,7 +30,7 @@ from serving.model_server.quiet import import_tensorflow
 if TYPE_CHECKING:
     from pipelines.run import Run
 
-_DISPATCHER = r"grpc://.+:[1-9][0-9]{0,4}"
+_SCHEME = "grpc://"
 _MOST_PROCESSES = 99  # that make batches on this machine
 
 
@@ -35,7 +38,7 @@ _MOST_PROCESSES = 99  # that make batches on this machine
 _LEAST_WORKERS = {"multi_worker": 2, "parameter_server": 1}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Options:
     """What is asked of a run beside its job.
 
@@ -52,10 +55,10 @@ class Options:
 
     folder: Path
     strategy: STRATEGIES
-    workers: int
-    servers: int
-    worker_timeout: float
-    profile: int
+    workers: NonNegativeInt
+    servers: NonNegativeInt
+    worker_timeout: PositiveFloat
+    profile: NonNegativeInt
     service: str
 
 
@@ -137,7 +140,7 @@ def open_run(path: Path, *arguments: Any, **keywords: Any) -> Run:
 
 def is_dispatcher(address: str) -> bool:
     """Returns whether this is grpc://HOST:PORT."""
-    return re.fullmatch(_DISPATCHER, address) is not None
+    return address.startswith(_SCHEME) and is_host_and_port(address.removeprefix(_SCHEME))
 
 
 def serve_data(join: str, host: str, port: int) -> None:
@@ -229,13 +232,24 @@ def _run(folder: RunFolder, options: Options, cluster: Cluster | None) -> None:
     if cluster is not None and _is_trained(folder):
         strategy, cluster = "auto", None
     if cluster is not None:
-        (find if cluster.has_servers else meet)(cluster, options.worker_timeout)
+        if cluster.has_servers:
+            find(cluster, options.worker_timeout)
+            threading.Thread(target=_end_without_lenders, args=(cluster,), daemon=True).start()
+        else:
+            meet(cluster, options.worker_timeout)
     run = open_run(folder.path, strategy, options.profile, cluster=cluster, service=options.service)
     try:
         run.run()
     except KeyboardInterrupt as error:
         kind = Terminated if isinstance(error, Termination) else Interrupted
         raise kind("stopped between two checkpoints") from None
+
+
+def _end_without_lenders(cluster: Cluster) -> None:
+    """Ends this process when one who lent it devices is lost; what waits for that one hears not."""
+    lost = stay_with_lenders(cluster)
+    print(f"transduce: {lost.told}", file=sys.stderr, flush=True)
+    os._exit(LOST)
 
 
 def _assist(file: JobFile, job: Job, options: Options, cluster: Cluster) -> int:

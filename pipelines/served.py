@@ -139,7 +139,7 @@ class ServedBatches(Iterator[Batch]):
         """Returns the next batch, or None if it is not to be waited for."""
         until = time.monotonic() + self._patience
         with self._changed:
-            if self._to_look:
+            if self._to_look and not self._silent:
                 self._look()
             while self._next not in self._ready:
                 if self._error is not None:
@@ -169,7 +169,7 @@ class ServedBatches(Iterator[Batch]):
             address = self._service.address
             return self._give_up(f"the dispatcher at {address} does not answer: {error}")
         finally:
-            self._looked, self._to_look = time.monotonic(), False
+            self._looked = time.monotonic()
         gone, self._alive = self._alive - alive, alive
         who = f"lost {', '.join(map(self._service.described, sorted(gone)))}"
         if not alive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import get_args
@@ -15,7 +16,16 @@ from pipelines.errors import LostWorker, UsageError
 from pipelines.job import STRATEGIES
 
 # What another worker's end looks like from here.
-_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,  # of a network that is cut
+)
+# Why, between what else TensorFlow says, such as where in a graph.
+_REASON = re.compile(
+    r"(?:.*Collective ops is aborted by: )?(.*?)(?:The error could be from|\Z)", re.DOTALL
+)
 
 
 def choose(name: STRATEGIES, cluster: Cluster | None = None) -> tf.distribute.Strategy:
@@ -214,7 +224,8 @@ def naming_lost_workers(strategy: tf.distribute.Strategy):
     except _LOST as error:
         if local(strategy) is strategy:
             raise
-        raise LostWorker(f"was lost: {error.message.strip()}") from error
+        reason = " ".join(_REASON.match(error.message)[1].split())
+        raise LostWorker(f"was lost: {reason}") from error
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:

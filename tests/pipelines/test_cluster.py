@@ -73,6 +73,7 @@ BAD = {
     tf_config({"worker": "a:1"}, "worker", 0): "at cluster.worker: .* valid array, not 'a:1'",
     tf_config({"worker": ["a:1", "b"]}, "worker", 0): "at cluster.worker.1: .*not 'b'",
     tf_config({"worker": ["a:0"]}, "worker", 0): "at cluster.worker.0: .*not 'a:0'",
+    tf_config({"worker": ["a:65536"]}, "worker", 0): "the port in 1 … 65535, not 'a:65536'",
     tf_config({"worker": []}, "worker", 0): "at cluster.worker: .* at least 1 item",
     tf_config({"master": ["a:1"]}, "worker", 0): "at cluster.master.* 'chief', 'worker' or 'ps'",
     tf_config(TWO, "evaluator", 0): "at task.type: .*not 'evaluator'",

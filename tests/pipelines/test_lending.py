@@ -3,6 +3,9 @@
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -40,7 +43,7 @@ def test_who_does_not_come_is_named(cluster):
     chief, server, worker = cluster
     with (
         socket_of(server),
-        pytest.raises(LostWorker, match=f"did not come: worker 0 at {worker.address}$"),
+        pytest.raises(LostWorker, match=f"did not come: worker 0 at {worker.address} .*refused"),
     ):
         lending.find(chief, 0.3)
 
@@ -60,3 +63,32 @@ def test_a_chief_that_is_gone_is_left(cluster):
         assert left.is_alive()
     left.join(60)
     assert not left.is_alive()
+
+
+@contextmanager
+def silence(cluster):
+    """Nobody answers where a process was: what calls a queue that is full hears nothing."""
+    host, _, port = cluster.address.rpartition(":")
+    with ExitStack() as sockets:
+        full = sockets.enter_context(socket.create_server((host, int(port)), backlog=0))
+        for _ in range(3):
+            caller = sockets.enter_context(socket.socket(full.family))
+            caller.setblocking(False)
+            caller.connect_ex(full.getsockname())
+        yield
+
+
+def test_a_lender_that_does_not_answer_is_lost_but_one_that_ended_may_come_back(
+    cluster, monkeypatch
+):
+    monkeypatch.setattr(lending, "_SILENCE", 0.6)
+    monkeypatch.setattr(lending, "_LOOK", 0.1)
+    chief, server, worker = cluster
+    with ThreadPoolExecutor() as threads, socket_of(server):
+        staying = threads.submit(lending.stay_with_lenders, chief)
+        with pytest.raises(FutureTimeout):
+            staying.result(1.5)
+        with silence(worker):
+            lost = staying.result(20)
+    assert str(lost).startswith(f"was lost: worker 0 at {worker.address} has not answered for ")
+    assert lost.told.endswith("; all started again go on from there")

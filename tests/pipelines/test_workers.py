@@ -62,9 +62,9 @@ def place(tmp_path_factory, words):
     return place
 
 
-def start(place, folder, *options, **environment):
+def start(place, folder, *options, on=(), **environment):
     return subprocess.Popen(
-        [*COMMAND, "--folder", folder, *options],
+        [*on, *COMMAND, "--folder", folder, *options],
         cwd=place,
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
@@ -200,8 +200,9 @@ def test_in_a_cluster_only_the_chief_writes_and_who_loses_it_says_so(
         chief.kill()
         told = worker.communicate(timeout=120)[1]
     assert worker.returncode == 75, told
-    assert "transduce: another process was lost: " in told
-    assert told.endswith("all started again go on from there\n")
+    lines = [line for line in told.splitlines() if line.startswith("transduce: ")]
+    assert re.fullmatch("transduce: another process was lost: .* go on from there", lines[0])
+    assert "Detected at node" not in told
     assert contents(copy) == before
     assert (place / "cluster" / "checkpoints" / "checkpoint").exists()
 
@@ -323,6 +324,18 @@ def test_one_worker_with_parameter_servers_does_what_one_process_does(read_until
     assert_same(place / "one-served", alone)
 
 
+@pytest.mark.slow
+def test_a_service_makes_the_batches_of_parameter_servers(read_until, place, alone):
+    options = [*SERVED, "--workers", "1", "--data.service", "2"]
+    with start(place, "served-served", *options) as run:
+        told = read_until(run, "train: done")
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=60)
+    assert "workers: 2; in their order" in told
+    assert "made here" not in told
+    assert_same(place / "served-served", alone)
+
+
 def losses(folder):
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines if "loss" in line]
@@ -423,3 +436,106 @@ def test_parameter_servers_refuse_to_carry_a_state_from_chunk_to_chunk(place):
     )
     assert done.returncode == 2, done.stderr
     assert "must have examples by themselves" in done.stderr
+
+
+class Hosts:
+    """Three hosts 10.77.0.1 … 3 on a switch: network namespaces of this machine.
+
+    Attributes:
+        on: What a command begins with that is to run on each of them.
+    """
+
+    def __init__(self, name):
+        self._switch, hosts = f"{name}-switch", [f"{name}-{n}" for n in range(3)]
+        self.namespaces = [self._switch, *hosts]
+        self.on = [["ip", "netns", "exec", host] for host in hosts]
+        for namespace in self.namespaces:
+            ip("netns", "add", namespace)
+        ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", self._switch, "link", "set", "bridge", "up")
+        for n, host in enumerate(hosts):
+            port = ("-n", self._switch, "link", "set", f"port{n}")
+            ip("-n", self._switch, "link", "add", f"port{n}", "type", "veth", "peer", "eth0")
+            ip("-n", self._switch, "link", "set", "eth0", "netns", host)
+            ip(*port, "master", "bridge", "up")
+            ip("-n", host, "address", "add", f"10.77.0.{n + 1}/24", "dev", "eth0")
+            ip("-n", host, "link", "set", "eth0", "up")
+            ip("-n", host, "link", "set", "lo", "up")
+
+    def cut(self, number):
+        """Takes a host off the switch."""
+        ip("-n", self._switch, "link", "set", f"port{number}", "down")
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts():
+    name = f"transduce-{os.getpid()}"
+    try:
+        ip("netns", "add", f"{name}-probe")
+        ip("netns", "delete", f"{name}-probe")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"hosts must be network namespaces, which cannot be made here: {error}")
+    made = Hosts(name)
+    yield made
+    for namespace in made.namespaces:
+        ip("netns", "delete", namespace)
+
+
+def addresses(*roles):
+    """Returns TF_CONFIG of each process: of these roles, each on the next host."""
+    cluster, tasks = {}, []
+    for n, role in enumerate(roles):
+        of_role = cluster.setdefault(role, [])
+        tasks.append((role, len(of_role)))
+        of_role.append(f"10.77.0.{n + 1}:2222")
+    return [tf_config(cluster, *task) for task in tasks]
+
+
+@pytest.mark.slow
+def test_workers_on_two_hosts_do_what_one_process_does(read_until, place, alone, prepared, hosts):
+    prepared("hosts")
+    options = ["--strategy", "multi_worker"]
+    with ExitStack() as processes:
+        chief, worker = (
+            processes.enter_context(start(place, "hosts", *options, on=on, TF_CONFIG=config))
+            for on, config in zip(hosts.on, addresses("worker", "worker"), strict=False)
+        )
+        read_until(chief, "train: done")
+        assert worker.wait(60) == 0
+        chief.kill()
+    assert_same(place / "hosts", alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "roles", "cut", "codes"),
+    [
+        ("multi_worker", ["worker", "worker", "worker"], 0, [75, 75, 75]),
+        ("multi_worker", ["worker", "worker", "worker"], 2, [75, 75, 75]),
+        ("parameter_server", ["chief", "ps", "worker"], 1, [75, 0, 0]),
+        ("parameter_server", ["chief", "ps", "worker"], 2, [75, 0, 0]),
+    ],
+)
+def test_a_host_whose_link_is_cut_ends_all_within_a_minute(
+    read_until, place, hosts, strategy, roles, cut, codes
+):
+    options = ["--strategy", strategy, "--train.steps", "100000"]
+    with ExitStack() as processes:
+        runs = [
+            processes.enter_context(
+                start(place, f"{strategy}-cut-{cut}", *options, on=on, TF_CONFIG=config)
+            )
+            for on, config in zip(hosts.on, addresses(*roles), strict=True)
+        ]
+        read_until(runs[0], "step 10 of")
+        hosts.cut(cut)
+        until = time.monotonic() + 60
+        for run in runs:
+            processes.callback(run.kill)
+        told = [run.communicate(timeout=max(1, until - time.monotonic()))[1] for run in runs]
+    assert [run.returncode for run in runs] == codes, told
+    assert "transduce: another process was lost: " in told[0]
