@@ -123,17 +123,17 @@ def test_workers_that_are_killed_are_named_and_batches_go_on(workers, served, ba
     assert_next(made, batches, 0, 10)
     wait_for_batches(made, 64)  # so that each worker has some more
     first = end(service, 0)
-    number = go_on_until_told(made, batches, 10, told, 2)
+    assert_next(made, batches, 10, 2 * COUNT)
+    number = go_on_until_told(made, batches, 10 + 2 * COUNT, told, 2)
     assert f"lost {first}, ended by SIGKILL" in told[1]
     assert "1 other goes on" in told[1]
     second = end(service, 1)
-    number = go_on_until_told(made, batches, number, told, 3)
+    assert_next(made, batches, number, 2 * COUNT)
     assert f"lost {second}, ended by SIGKILL" in told[2]
     assert "made here" in told[2]
-    assert_next(made, batches, number)
     assert len(told) == 3  # and none of them that it was waited for as long as may be
     worker = names.WorkerServer(names.WorkerConfig(service.address))
-    go_on_until_told(made, batches, number + COUNT, told, 4)
+    go_on_until_told(made, batches, number + 2 * COUNT, told, 4)
     made.close()
     del worker
     assert "gives batches again" in told[3]
