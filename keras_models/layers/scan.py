@@ -69,7 +69,9 @@ def scan(cell, inputs, lengths, kernel, bias, weights, initial_state, reverse=Fa
                 tf.cast(joined, exact), tape.saved, tape.before, tape.after, d_gates
             )
             flat = tf.reshape(d_projected, [-1, d_projected.shape[-1]])
-            d_inputs = tf.matmul(tf.cast(flat, compute), tf.cast(kernel, compute), transpose_b=True)
+            # XLA multiplies by a transposed matrix more slowly than it transposes one first.
+            transposed = tf.transpose(tf.cast(kernel, compute))
+            d_inputs = tf.matmul(tf.cast(flat, compute), transposed)
             d_arguments = (
                 _swap(tf.reshape(d_inputs, tf.shape(rows))),
                 d_kernel[:-1],
