@@ -123,6 +123,9 @@ def test_a_signal_outside_training_has_its_exit_code_too(
     def stopped(run):
         os.kill(os.getpid(), number)
 
+    # What a shell starts in the background ignores Ctrl-C, and so would this process.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     stopped.__name__ = stage
     monkeypatch.setattr(Run, stage, stopped)
     shutil.copytree(done.folder.path, place / "stopped")
@@ -132,6 +135,7 @@ def test_a_signal_outside_training_has_its_exit_code_too(
     try:
         told = call(*run_line("stopped"))
     finally:
+        signal.signal(signal.SIGINT, ignored)
         shutil.rmtree(place / "stopped")
     assert told.code == code
     end = "transduce: stopped between two checkpoints; the same command goes on from there\n"
