@@ -61,7 +61,7 @@ def test_no_two_answers_to_a_text_are_the_same(build):
 @pytest.mark.parametrize("search", ["frame", "alignment", "adaptive"])
 def test_a_wide_beam_finds_what_is_likelier_than_the_greedy_answer(build, search):
     greedy = _served(build(), "serving_default")
-    beam = _served(build(beam=8, search=search), "serving_default")
+    beam = _served(build(beam=32, search=search), "serving_default")
     assert (beam["log_probability"] >= greedy["log_probability"] - 1e-5).all()
     assert (beam["sound"] != greedy["sound"]).any()
 

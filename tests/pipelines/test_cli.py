@@ -219,7 +219,9 @@ def test_a_job_file_that_is_no_python_is_told_with_its_line(call):
 
 def test_a_signal_has_an_exit_code_of_its_own(call, tmp_path):
     for name, sent in [("terminated", "SIGTERM"), ("interrupted", "SIGINT")]:
-        text = f"import os, signal\nos.kill(os.getpid(), signal.{sent})\n"
+        # What a shell starts in the background would ignore Ctrl-C.
+        heed = "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        text = f"{heed}os.kill(os.getpid(), signal.{sent})\n"
         (tmp_path / f"{name}.py").write_text(text)
     terminated, interrupted = call(
         [f"run {tmp_path}/terminated.py", f"prepare {tmp_path}/interrupted.py"]
