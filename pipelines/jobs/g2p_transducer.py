@@ -2,8 +2,10 @@
 
 Command: transduce run g2p_transducer
 Data: CMU Pronouncing Dictionary, 126,000 words, stress stripped
-Time: 72 minutes of training on 2 cores
-Result: PER 5.18 %, WER 22.47 % on the test split, greedy
+Time: 43 minutes of training on 2 cores, reckoned from its last part
+Result: PER 5.26 %, WER 22.91 % on the test split, greedy, with the mean of the weights of steps
+    11,000, 13,500 and 14,000; those of step 11,000 alone, the best on the validation split, had
+    PER 5.35 %, WER 23.27 %
 """
 
 from dataclasses import replace
@@ -26,7 +28,7 @@ def job() -> Job:
         model=TransducerConfig(
             encoder_units=256, predictor_units=256, joint_units=256, dropout=0.3
         ),
-        train=Train(steps=14_000),
+        train=Train(steps=14_000, average=3),
     )
 
 
@@ -36,5 +38,5 @@ def quick() -> Job:
     return replace(
         full,
         model=TransducerConfig(encoder_units=128, predictor_units=128, joint_units=128),
-        train=replace(full.train, steps=1500, warmup_steps=100, evaluate_every=500),
+        train=replace(full.train, steps=1500, warmup_steps=100, evaluate_every=500, average=1),
     )
