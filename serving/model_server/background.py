@@ -13,7 +13,7 @@ Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 
 
-def give_way() -> None:
+def _give_way() -> None:
     """Has the threads of this process go before this one, and before those that it starts.
 
     There is no way back without privileges. Only Linux tells threads of a process apart so.
@@ -27,7 +27,7 @@ def run(work: Callable[Given, Returned], *arguments: Given.args, **named: Given.
     done: Future[Returned] = Future()
 
     def do() -> None:
-        give_way()
+        _give_way()
         try:
             done.set_result(work(*arguments, **named))
         except BaseException as error:
